@@ -1,0 +1,215 @@
+"""What the rest of asyncart asks of the catalog: the product's sentences, each one transaction.
+
+The catalog decides what exists. A version is there if, and only if, `commit_version` committed. Every
+write is idempotent under its natural key (session id, object id, draft id, run id), so that an answer
+that got lost may be asked for again. Nothing is ordered by a wall clock.
+
+Errors: NotFound, Conflict, Invalid, Unavailable. "database is locked" never leaves the catalog.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from ..model import (
+    Chunk,
+    CollectionInfo,
+    Content,
+    Extent,
+    ManifestLocation,
+    RunInfo,
+    RunState,
+    VersionInfo,
+)
+
+SESSION_TTL_S = 900.0  # a writer renews its lease every third of this
+
+
+class CollectionName(msgspec.Struct, frozen=True):
+    """Names are checked by `asyncart.names` before they come here."""
+
+    entity: str
+    project: str
+    name: str
+
+
+class StoredObject(msgspec.Struct, frozen=True):
+    """An object whose bytes are durable in the store, and the chunks of large files inside it."""
+
+    object_id: str
+    size: int
+    chunks: tuple[tuple[Chunk, int], ...] = ()  # (chunk, its offset in the object)
+
+
+class UploadPart(msgspec.Struct, frozen=True):
+    """A part that the store has acknowledged. `digest` is the BLAKE3 of its bytes."""
+
+    index: int
+    offset: int
+    length: int
+    digest: bytes
+
+
+class PendingUpload(msgspec.Struct, frozen=True):
+    """An object that was begun and not finished: continued by the next attempt, or aborted by the sweep."""
+
+    object_id: str
+    token: str
+    parts: tuple[UploadPart, ...] = ()
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What `commit_version` turns into a version. `id` makes the commit idempotent."""
+
+    id: str
+    collection: CollectionName
+    type: str
+    digest: bytes
+    size: int
+    entry_count: int
+    manifest: ManifestLocation | None  # None: "I believe that this digest is there already"
+    object_ids: tuple[str, ...] = ()  # every object that the manifest's extents name
+    description: str | None = None
+    metadata: dict[str, Any] = {}
+    aliases: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    run_id: str | None = None
+
+
+class Committed(msgspec.Struct, frozen=True):
+    version: VersionInfo
+    is_new: bool  # False: the content was there, aliases moved, the version is otherwise untouched
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What one collection pass did (or would do, with dry_run)."""
+
+    condemned: int = 0
+    deleted_object_ids: tuple[str, ...] = ()
+    freed_bytes: int = 0
+    expired_sessions: int = 0
+    aborted_uploads: tuple[PendingUpload, ...] = ()
+
+
+class Catalog(Protocol):
+    # runs and lineage
+    async def create_run(self, run: RunInfo) -> None: ...
+    async def finish_run(self, run_id: str, state: RunState) -> None: ...
+    async def get_run(self, run_id: str) -> RunInfo: ...
+    async def record_use(self, run_id: str, version_id: str) -> None:
+        """The run consumed the version (idempotent). Outputs are recorded by commit_version."""
+
+    async def used_by(self, version_id: str) -> list[RunInfo]: ...
+    async def logged_by(self, version_id: str) -> list[RunInfo]:
+        """Every run that logged this content, the first one first."""
+
+    async def run_inputs(self, run_id: str) -> list[VersionInfo]: ...
+    async def run_outputs(self, run_id: str) -> list[VersionInfo]: ...
+
+    # sessions: the lease under which one writer uploads
+    async def begin_session(self, entity: str) -> str:
+        """A new session id. Stored content is shared within one entity, never across entities."""
+
+    async def renew_session(self, session_id: str) -> None: ...
+    async def end_session(self, session_id: str) -> None:
+        """Give up the lease and its pins. Objects it stored stay until the collector finds them unused."""
+
+    async def stored_contents(
+        self, session_id: str, digests: Sequence[bytes]
+    ) -> dict[bytes, Content]:
+        """Those digests that are stored in undamaged objects; pins the objects for the session."""
+
+    async def stored_chunks(
+        self, session_id: str, digests: Sequence[bytes]
+    ) -> dict[bytes, Extent]:
+        """The same for chunks of large files."""
+
+    async def register_upload(
+        self, session_id: str, object_id: str, token: str = "", resume_key: str = ""
+    ) -> None:
+        """Must precede the first byte. `resume_key` says which source it is made of."""
+
+    async def note_parts(self, object_id: str, parts: Sequence[UploadPart]) -> None: ...
+    async def adopt_upload(self, session_id: str, resume_key: str) -> PendingUpload | None:
+        """The unfinished upload of that source whose session is over, now under this session."""
+
+    async def forget_upload(self, object_id: str) -> None:
+        """It was aborted in the store."""
+
+    async def add_stored(
+        self, session_id: str, objects: Sequence[StoredObject], contents: Sequence[Content]
+    ) -> None:
+        """These objects are durable, and these contents lie in them: from now on others may use both."""
+
+    async def mark_damaged(self, object_ids: Sequence[str]) -> None:
+        """They gave wrong bytes: never offered by stored_* again; versions that use them say so."""
+
+    # versions
+    async def find_version(
+        self, collection: CollectionName, digest: bytes
+    ) -> VersionInfo | None:
+        """The live version of the collection with this content."""
+
+    async def commit_version(self, session_id: str, draft: Draft) -> Committed:
+        """The version rule, in one transaction: see DESIGN section 3.
+
+        Same draft id again: the same answer. Digest equals a live version's: that version, aliases and
+        `latest` moved, lineage recorded; if it is damaged and the draft brings a manifest, that manifest
+        replaces the damaged one, and every version that used the damaged objects keeps the new ones alive.
+        Otherwise the next number. Conflict if another type owns the collection, or an object of the draft
+        is not stored (collected meanwhile): log again. A draft without manifest whose digest is not there
+        (any more) is a Conflict too.
+        """
+
+    async def resolve(self, collection: CollectionName, selector: str) -> VersionInfo:
+        """`selector` is an alias or `vN`."""
+
+    async def get_version(self, version_id: str) -> VersionInfo: ...
+    async def list_versions(
+        self, collection: CollectionName, after: int | None = None, limit: int = 1000
+    ) -> list[VersionInfo]:
+        """Live versions, newest first; `after` is the number where the previous page ended."""
+
+    async def list_collections(
+        self, entity: str, project: str | None = None, type: str | None = None
+    ) -> list[CollectionInfo]: ...
+
+    async def update_version(
+        self,
+        version_id: str,
+        *,
+        description: str | None | msgspec.UnsetType = msgspec.UNSET,
+        metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET,
+        aliases: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
+        tags: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
+    ) -> VersionInfo:
+        """`aliases` is the whole new set: those that are new move here, those left out are given up
+        (if they still point here); `latest` stays where it is."""
+
+    async def set_alias(
+        self, version_id: str, alias: str, *, if_current: int | None | msgspec.UnsetType = msgspec.UNSET
+    ) -> None:
+        """Move the alias here; with `if_current`, only if it points to that number now (None: nowhere)."""
+
+    async def remove_alias(self, collection: CollectionName, alias: str) -> None: ...
+    async def delete_version(self, version_id: str, *, delete_aliases: bool = False) -> None:
+        """Its number is never reused. Conflict while aliases other than `latest` point to it, unless
+        delete_aliases; `latest` moves to the newest version that is left."""
+
+    # collection of garbage, in two phases (DESIGN section 9)
+    async def collect(self, *, dry_run: bool = False) -> Collected:
+        """Condemn what nothing reaches; name what was condemned before and is still unreachable.
+
+        Index rows of `deleted_object_ids` are gone when it returns: delete the bytes, then `forget_objects`.
+        """
+
+    async def forget_objects(self, object_ids: Sequence[str]) -> None:
+        """Their bytes are gone from the store."""
+
+    # facts about the store, probed once (DESIGN section 7)
+    async def get_fact(self, key: str) -> str | None: ...
+    async def set_fact(self, key: str, value: str) -> None: ...
+    async def aclose(self) -> None: ...

@@ -1,0 +1,248 @@
+"""The catalog's tables: one set for SQLite and PostgreSQL.
+
+The three tables that grow with the number of files (`contents`, `chunks`, `version_objects`) name
+entities and objects by small integers and have no second index: 100,000 contents are 6 MB, and one
+insertion touches one tree. What a secondary index would be needed for - "every digest that lies in
+this object" - is asked only when the object is deleted, and is answered by `listings`: the digests
+written down once, side by side.
+
+Deleting a version leaves its row behind as a tombstone: its number is never given again, runs keep
+their history, and its digest matches nothing, because only live rows are in the unique index.
+
+Metadata, tags and run configurations are JSON in plain text columns. PostgreSQL's JSONB refuses some
+JSON strings (NUL) and reorders keys; a user gets back exactly what was logged.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
+
+SCHEMA_REVISION = "0001"  # the newest revision in migrations/versions
+
+# What `objects.state` says. An object is offered to writers if it is STORED, undamaged, uncondemned.
+WRITING, STORED, DOOMED = 0, 1, 2
+
+# What `lineage.direction` says.
+INPUT, OUTPUT = 0, 1
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only in a column that is exactly INTEGER.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+entities = Table(
+    "entities",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    sqlite_autoincrement=True,
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("entity", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("job_type", Text),
+    Column("state", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("finished_at", Double),
+    Column("config", Text, nullable=False),
+)
+
+collections = Table(
+    "collections",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("entity", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("next_number", BigInteger, nullable=False),  # outlives the versions: never given twice
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("entity", "project", "name"),
+    sqlite_autoincrement=True,
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("public_id", Text, nullable=False, unique=True),
+    Column("collection_id", ForeignKey("collections.id"), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("entry_count", BigInteger, nullable=False),
+    Column("manifest_object_id", Text, nullable=False),
+    Column("manifest_size", BigInteger, nullable=False),
+    Column("footer_bytes", BigInteger, nullable=False),
+    Column("footer_digest", LargeBinary, nullable=False),
+    Column("description", Text),
+    Column("metadata", Text, nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("is_damaged", Boolean, nullable=False, server_default=false()),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("deleted_at", Double),
+    UniqueConstraint("collection_id", "number"),
+    Index(
+        "uq_versions_live_digest",
+        "collection_id",
+        "digest",
+        unique=True,
+        sqlite_where=text("deleted_at IS NULL"),
+        postgresql_where=text("deleted_at IS NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("collection_id", ForeignKey("collections.id"), primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("version_id", ForeignKey("versions.id"), nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+drafts = Table(
+    "drafts",  # which drafts were committed, and as what: a repeated commit gives the same answer
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("version_id", ForeignKey("versions.id"), nullable=False),
+    Column("is_new", Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+lineage = Table(
+    "lineage",
+    metadata,
+    Column("id", _Id, primary_key=True),  # the order in which it was recorded
+    Column("run_id", ForeignKey("runs.id"), nullable=False),
+    Column("version_id", ForeignKey("versions.id"), nullable=False, index=True),
+    Column("direction", SmallInteger, nullable=False),
+    UniqueConstraint("run_id", "version_id", "direction"),
+    sqlite_autoincrement=True,
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", _Id, primary_key=True),  # the sequence: never reused, even when all are gone
+    Column("public_id", Text, nullable=False, unique=True),
+    Column("entity_id", ForeignKey("entities.id"), nullable=False),
+    Column("owner", Text, nullable=False),  # see owner.py; "" where nobody can tell
+    Column("expires_at", Double, nullable=False),
+    Column("is_over", Boolean, nullable=False, server_default=false()),
+    sqlite_autoincrement=True,
+)
+
+objects = Table(
+    "objects",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("object_id", Text, nullable=False, unique=True),
+    Column("entity_id", ForeignKey("entities.id"), nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("session_id", BigInteger),  # its writer, until a version owns it
+    Column("token", Text, nullable=False),
+    Column("resume_key", Text, nullable=False),
+    Column("is_damaged", Boolean, nullable=False, server_default=false()),
+    Column("condemned_at", BigInteger),  # the newest session that was alive when it was condemned
+    Index(
+        "ix_objects_writing",
+        "entity_id",
+        "resume_key",
+        sqlite_where=text("state = 0"),
+        postgresql_where=text("state = 0"),
+    ),
+    sqlite_autoincrement=True,
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("object", BigInteger, primary_key=True, autoincrement=False),
+    Column("index", Integer, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+contents = Table(
+    "contents",  # what is stored: a run of one object, or a recipe (extents and chunks, see contents.py)
+    metadata,
+    Column("entity_id", Integer, primary_key=True, autoincrement=False),
+    Column("digest", LargeBinary, primary_key=True),
+    Column("object", BigInteger, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("recipe", LargeBinary),
+    sqlite_with_rowid=False,
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("entity_id", Integer, primary_key=True, autoincrement=False),
+    Column("digest", LargeBinary, primary_key=True),
+    Column("object", BigInteger, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("length", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+listings = Table(
+    "listings",  # the digests of contents and chunks that were said to lie in an object
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("object", BigInteger, nullable=False, index=True),
+    Column("contents", LargeBinary, nullable=False),
+    Column("chunks", LargeBinary, nullable=False),
+)
+
+version_objects = Table(
+    "version_objects",  # what keeps objects alive: live versions only
+    metadata,
+    Column("version_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("object", BigInteger, primary_key=True, autoincrement=False),
+    Index("ix_version_objects_object", "object"),
+    sqlite_with_rowid=False,
+)
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    sqlite_with_rowid=False,
+)

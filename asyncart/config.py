@@ -1,0 +1,150 @@
+"""Settings: where each one came from, and nothing else.
+
+Precedence: arguments > `ASYNCART_*` > `asyncart.toml` (this folder or the nearest above) > the user's
+configuration file > defaults. Reading them has no side effect; nothing is created here.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .errors import Invalid
+
+PROJECT_FILE = "asyncart.toml"
+MEMORY_BYTES = 256 << 20  # promise 5 of the design; the embedded cases of the bench peak far below
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All settings, resolved. Paths are absolute; sizes are bytes; times are seconds.
+
+    `home` is the one root for everything that asyncart writes by itself. `objects` and `catalog` are
+    URLs or paths (default: below `home`). `artifacts_dir` is where `download()` puts artifacts when it is given no folder.
+    """
+
+    home: str
+    objects: str = ""
+    catalog: str = ""
+    entity: str = "local"
+    project: str = "uncategorized"
+    artifacts_dir: str = "artifacts"
+    memory_bytes: int = MEMORY_BYTES
+    cache_bytes: int = 20 << 30
+    threads: int = 0  # 0: from the number of cores
+    stall_timeout_s: float = 30.0
+    limit_rate_bytes: int = 0  # bytes per second over all transfers; 0: no limit
+
+    @property
+    def catalog_url(self) -> str:
+        return self.catalog or str(Path(self.home) / "catalog.sqlite")
+
+    @property
+    def objects_url(self) -> str:
+        return self.objects or str(Path(self.home) / "store")
+
+    @property
+    def statcache_path(self) -> str:
+        return str(Path(self.home) / "statcache.sqlite")
+
+    @property
+    def cache_dir(self) -> str:
+        return str(Path(self.home) / "cache")
+
+    @property
+    def drafts_dir(self) -> str:
+        return str(Path(self.home) / "drafts")
+
+
+FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+PATHS = ("home", "objects", "catalog")
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """Settings, and for each field the source that it was taken from."""
+
+    settings: Settings
+    sources: dict[str, str]
+
+
+def load(**arguments: Any) -> Settings:
+    """The settings in force here; None among the arguments means "not given"."""
+    return resolve(**arguments).settings
+
+
+def resolve(**arguments: Any) -> Resolved:
+    """Like `load`, with the provenance of each field. Raises Invalid, naming the source."""
+    values: dict[str, Any] = {"home": default_home()}
+    sources = dict.fromkeys(FIELDS, "default")
+    layers = [_file_layer(user_file()), _file_layer(project_file()), _environment()]
+    layers.append(("argument", {k: v for k, v in arguments.items() if v is not None}))
+    for source, layer in layers:
+        for key, value in layer.items():
+            if key not in FIELDS:
+                known = ", ".join(sorted(FIELDS))
+                raise Invalid(f"{key!r} from {source} is not a setting; known are {known}")
+            values[key] = _converted(key, value, source)
+            sources[key] = source
+    return Resolved(Settings(**values), sources)
+
+
+def default_home() -> str:
+    import platformdirs
+
+    return platformdirs.user_data_dir("asyncart", appauthor=False)
+
+
+def user_file() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("asyncart", appauthor=False)) / "config.toml"
+
+
+def project_file() -> Path | None:
+    """`asyncart.toml` in the working directory or the nearest folder above it."""
+    here = Path.cwd()
+    return next((p for d in (here, *here.parents) if (p := d / PROJECT_FILE).is_file()), None)
+
+
+def _file_layer(path: Path | None) -> tuple[str, dict[str, Any]]:
+    if path is None or not path.is_file():
+        return str(path), {}
+    try:
+        return str(path), tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"{path} is not valid TOML: {error}; correct or remove it") from error
+
+
+def _environment() -> tuple[str, dict[str, Any]]:
+    # Only names of settings are read, so that other ASYNCART_* variables (API keys) are left alone.
+    found = {key: os.environ.get(f"ASYNCART_{key.upper()}") for key in FIELDS}
+    return "environment", {key: value for key, value in found.items() if value}
+
+
+def _converted(key: str, value: Any, source: str) -> Any:
+    try:
+        converted = msgspec.convert(_sized(key, value), FIELDS[key].type, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise Invalid(f"{key} = {value!r} from {source}: {error}") from error
+    if key in PATHS and "://" not in converted:
+        return os.path.abspath(os.path.expanduser(converted))
+    return converted
+
+
+UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def _sized(key: str, value: Any) -> Any:
+    if key.endswith("_bytes") and isinstance(value, str):
+        return parse_size(value)
+    return value
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "500000", "64M", "20 GiB", "20GB" (powers of 1024). Raises ValueError."""
+    number = text.strip().lower().removesuffix("b").removesuffix("i").strip()
+    factor = UNITS.get(number[-1:], 1)
+    return int(float(number.rstrip("kmgt").strip()) * factor)

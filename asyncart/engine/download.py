@@ -1,0 +1,292 @@
+"""Bring entries into a folder: what is there already is left, the rest is fetched, verified, written.
+
+Promised: no byte appears under its final name before its digest was checked; memory in use is what the
+budget leased; what an earlier attempt brought is not fetched again. A cancelled download leaves no
+temporary file; a failed or killed one leaves the verified part of its large files for the next attempt.
+
+Small files come in ranges of up to 16 MiB, large ones in runs of chunks, all through the same slots.
+Wrong or missing bytes are looked for elsewhere once (the catalog may know another copy), then they are an
+error that names the file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import anyio
+import msgspec
+from blake3 import blake3
+
+from ..errors import NotFound
+from ..model import Content, Entry, object_key
+from ..net.budget import Budget
+from ..stores.protocol import Store
+from ..threads import check_cancelled
+from . import plan
+from .fetch import Damaged, bad_chunk, corrupt
+from .scan import file_digest
+from .statcache import RACY_NS, Folder, StatCache, Stamp
+from .target import Partial, Target
+from .tasks import Threads, task_group
+from .upload import Tally
+
+REMOTE_SLOTS = 16  # ranges in flight from a remote store: 16 x 16 MiB is the default budget
+FLUSH_FILES = 32_768  # digests remembered at a time: some 10 MB
+
+Relocate = Callable[[str, Entry], Awaitable[Content | None]]
+
+
+class Downloader:
+    """`relocate(object_id, entry)` marks the object as damaged and says where else the content lies."""
+
+    def __init__(
+        self,
+        store: Store,
+        target: Target,
+        cache: StatCache,
+        budget: Budget,
+        threads: Threads,
+        relocate: Relocate,
+        tally: Tally,
+    ) -> None:
+        self._store = store
+        self._target = target
+        self._budget = budget
+        self._threads = threads
+        self._relocate = relocate
+        self._tally = tally
+        self._present = Present(target, cache)
+        slots = threads.count if store.is_local else REMOTE_SLOTS
+        self._slots = anyio.Semaphore(max(1, min(slots, budget.limit_bytes // plan.RANGE_BYTES)))
+
+    async def run(self, steps: AsyncIterator[list[Entry]]) -> None:
+        """Make all these entries present in the target."""
+        try:
+            async with task_group() as group:
+                async for entries in steps:
+                    missing = await self._threads.run(self._present.missing, entries)
+                    self._tally_present(entries, missing)
+                    await self._fetch(missing, group)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._threads.run(self._present.save)
+
+    def _tally_present(self, entries: Sequence[Entry], missing: Sequence[Entry]) -> None:
+        total = sum(entry.size for entry in entries)
+        files = len(entries) - len(missing)
+        size = total - sum(entry.size for entry in missing)
+        self._tally.add(files, size, size, 0)
+
+    async def _fetch(self, missing: Sequence[Entry], group: anyio.abc.TaskGroup) -> None:
+        empty = [entry for entry in missing if not entry.size]
+        if empty:
+            await self._threads.run(self._write_empty, empty)
+        for piece in plan.ranges(e for e in missing if e.size and not e.chunks):
+            await self._slots.acquire()
+            group.start_soon(self._in_slot, piece)
+        for entry in missing:
+            if entry.chunks:
+                # Its ranges take the slots; one at a time opens its file, the next ones wait here.
+                await self._fetch_large(entry)
+
+    def _write_empty(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._present.wrote(entry, self._target.write_file(entry.path, memoryview(b""), entry.executable))
+        self._tally.add(len(entries), 0, 0, 0)
+
+    # small files
+
+    async def _in_slot(self, piece: plan.Range) -> None:
+        try:
+            damaged = await self._fetch_range(piece)
+        finally:
+            self._slots.release()
+        for entry in damaged:
+            content = await self._relocate(piece.object_id, entry)
+            if content is None:
+                raise corrupt(entry, piece.object_id)
+            moved = _relocated(entry, content)
+            for again in plan.ranges([moved]):
+                if await self._fetch_range(again):
+                    raise corrupt(entry, again.object_id)
+
+    async def _fetch_range(self, piece: plan.Range) -> list[Entry]:
+        """Fetch and write the range's files; returns those whose bytes are wrong or gone."""
+        lease = await self._budget.take(piece.length)
+        try:
+            try:
+                await self._store.read_into(object_key(piece.object_id), piece.offset, lease.buffer)
+            except NotFound:
+                return [item.entry for item in piece.pieces]
+            damaged = await self._threads.run(self._write_small, piece.pieces, lease.buffer)
+        finally:
+            lease.release()
+        good = len(piece.pieces) - len(damaged)
+        size = sum(item.length for item in piece.pieces) - sum(entry.size for entry in damaged)
+        self._tally.add(good, size, 0, size)
+        return damaged
+
+    def _write_small(self, pieces: Sequence[plan.Piece], buffer: memoryview) -> list[Entry]:
+        damaged = []
+        write, wrote = self._target.write_file, self._present.wrote
+        for entry, start, length in pieces:
+            data = buffer[start : start + length]
+            if blake3(data).digest() != entry.digest:
+                damaged.append(entry)
+                continue
+            wrote(entry, write(entry.path, data, entry.executable))
+            check_cancelled()
+        return damaged
+
+    # large files
+
+    async def _fetch_large(self, entry: Entry) -> None:
+        try:
+            await self._fetch_chunks(entry)
+        except Damaged as error:
+            content = await self._relocate(error.object_id, entry)
+            if content is None:
+                raise
+            await self._fetch_chunks(_relocated(entry, content))
+        self._tally.add(1, 0, 0, 0)
+
+    async def _fetch_chunks(self, entry: Entry) -> None:
+        plan.chunk_ranges(entry)  # refuses nonsense before anything is allocated
+        partial = await self._threads.run(
+            self._target.begin, entry.path, entry.size, entry.digest.hex()
+        )
+        try:
+            wanted = None
+            if partial.was_there:
+                wanted = await self._threads.run(self._wanted, entry, partial)
+            async with task_group() as group:
+                for piece in plan.chunk_ranges(entry, wanted):
+                    await self._slots.acquire()
+                    group.start_soon(self._fetch_chunk_range, entry, piece, partial)
+            st = await self._threads.run(partial.publish, entry.executable)
+        except Exception:
+            partial.keep()
+            raise
+        except BaseException:
+            partial.discard()
+            raise
+        self._present.wrote(entry, st)
+
+    async def _fetch_chunk_range(
+        self, entry: Entry, piece: plan.ChunkRange, partial: Partial
+    ) -> None:
+        try:
+            lease = await self._budget.take(piece.length)
+            try:
+                try:
+                    await self._store.read_into(
+                        object_key(piece.object_id), piece.offset, lease.buffer
+                    )
+                except NotFound:
+                    raise corrupt(entry, piece.object_id) from None
+                await self._threads.run(_write_verified, entry, piece, partial, lease.buffer)
+            finally:
+                lease.release()
+        finally:
+            self._slots.release()
+        self._tally.add(0, piece.length, 0, piece.length)
+
+    def _wanted(self, entry: Entry, partial: Partial) -> list[bool]:
+        """Which chunks the partial file of an earlier attempt does not hold."""
+        wanted = []
+        offset = 0
+        buffer = memoryview(bytearray(max(chunk.length for chunk in entry.chunks)))
+        for chunk in entry.chunks:
+            data = buffer[: chunk.length]
+            partial.read_into(offset, data)
+            wanted.append(blake3(data).digest() != chunk.digest)
+            offset += chunk.length
+            check_cancelled()
+        kept = sum(c.length for c, w in zip(entry.chunks, wanted, strict=True) if not w)
+        self._tally.add(0, kept, kept, 0)
+        return wanted
+
+
+def _write_verified(
+    entry: Entry, piece: plan.ChunkRange, partial: Partial, data: memoryview
+) -> None:
+    if bad_chunk(entry, piece, data) is not None:
+        raise corrupt(entry, piece.object_id)
+    partial.write(piece.file_offset, data)
+
+
+def _relocated(entry: Entry, content: Content) -> Entry:
+    return msgspec.structs.replace(entry, extents=content.extents, chunks=content.chunks)
+
+
+class Present:
+    """What of an artifact is in a folder already; remembers the digests of what is written there."""
+
+    def __init__(self, target: Target, cache: StatCache) -> None:
+        self._target = target
+        self._cache = cache
+        self._folder_path = ""
+        self._folder: Folder | None = None
+        self._news: dict[str, dict[str, tuple[str, Stamp, bytes]]] = {}
+        self._news_count = 0
+        self._devices: dict[str, int] = {}
+
+    def missing(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those that are not there with their content (the executable bit is set right on the way)."""
+        found = []
+        for entry in entries:
+            if not self.holds(entry):
+                found.append(entry)
+            check_cancelled()
+        if self._news_count > FLUSH_FILES:
+            self.save()
+        return found
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether the file is there with the entry's content: by its stat, or else by reading it."""
+        st = self._target.stat(entry.path)
+        if st is None or not stat.S_ISREG(st.st_mode) or st.st_size != entry.size:
+            return False
+        head, _, name = entry.path.rpartition("/")
+        if self._folder is None or head != self._folder_path:
+            self._folder_path, self._folder = head, self._cache.load(self._local(head))
+        stamp = Stamp.of(st)
+        digest = self._folder.digest(name, st.st_dev, *stamp)
+        if digest is None:
+            before_ns = time.time_ns()
+            digest = file_digest(f"{self._local(head)}/{name}")
+            if max(stamp.mtime_ns, stamp.ctime_ns) < before_ns - RACY_NS:
+                self._note(head, name, st.st_dev, stamp, digest)
+        if digest != entry.digest:
+            return False
+        # Another mode is another file for us: it is written anew, never changed under its reader.
+        return bool(st.st_mode & stat.S_IXUSR) == entry.executable
+
+    def wrote(self, entry: Entry, st: os.stat_result) -> None:
+        """The file was just published by us; its stat is believed from now on.
+
+        Nobody could have changed it before it had its name, so the racy rule is not needed.
+        """
+        head, _, name = entry.path.rpartition("/")
+        self._note(head, name, st.st_dev, Stamp.of(st), entry.digest)
+
+    def _note(self, head: str, name: str, device: int, stamp: Stamp, digest: bytes) -> None:
+        self._news.setdefault(head, {})[name] = (name, stamp, digest)
+        self._devices[head] = device
+        self._news_count += 1
+
+    def save(self) -> None:
+        """Write the news into the stat cache."""
+        news, self._news, self._news_count = self._news, {}, 0
+        rows = []
+        for head, files in news.items():
+            folder = self._local(head)
+            rows.append((folder, self._cache.merged(folder, self._devices[head], files.values())))
+        if rows:
+            self._cache.save(rows)
+
+    def _local(self, head: str) -> str:
+        return f"{self._target.root}/{head}" if head else self._target.root

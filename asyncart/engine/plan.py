@@ -1,0 +1,169 @@
+"""Decide where bytes go and which bytes to fetch.
+
+Everything here is arithmetic on sizes and extents: no await, no clock, no disk. The same inputs give
+the same plan on every machine, so a failed transfer can be replayed from its manifest alone. Doing the
+work is `upload`'s and `download`'s business.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from ..errors import Corrupt
+from ..model import Entry
+
+PACK_FILE_BYTES = 8 << 20  # smaller files share a pack: stores are capped by requests, not by bytes
+PACK_BYTES = 64 << 20  # 100,000 files of 10 KB in 16 objects
+BATCH_BYTES = 8 << 20  # read, hashed and sent at once; larger gained nothing (warm, 2 cores)
+BATCH_FILES = 1024  # one worker-thread hop costs 60 us, one file about 12 us
+BLOCK_BYTES = 16 << 20  # a large file's step: the held-back chunk at its end costs 3-6 % of re-reading
+MAX_PARTS = 9_000  # S3 allows 10,000
+RANGE_BYTES = 16 << 20
+GAP_BYTES = 1 << 20  # reading over a gap of 1 MiB is cheaper than another request
+
+
+def part_bytes(size: int, smallest: int) -> int:
+    """How long the parts of an object of `size` bytes must be at least."""
+    return max(smallest, -(-size // MAX_PARTS))
+
+
+def is_large(size: int) -> bool:
+    """Whether a file gets an object of its own, and chunks."""
+    return size >= PACK_FILE_BYTES
+
+
+def batches(rows: Iterable[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Consecutive small files, in batches for one worker thread."""
+    batch: list[int] = []
+    total = 0
+    for row in rows:
+        if batch and (total + sizes[row] > BATCH_BYTES or len(batch) == BATCH_FILES):
+            yield batch
+            batch, total = [], 0
+        batch.append(row)
+        total += sizes[row]
+    if batch:
+        yield batch
+
+
+def groups(batched: Sequence[list[int]], workers: int) -> list[list[list[int]]]:
+    """Runs of consecutive batches, each for one worker, so that neighbours end up in one pack.
+
+    A run fills a pack; fewer batches are spread evenly so that no worker is idle.
+    """
+    length = min(PACK_BYTES // BATCH_BYTES, max(1, len(batched) // (2 * workers)))
+    return [list(batched[i : i + length]) for i in range(0, len(batched), length)]
+
+
+class Piece(NamedTuple):
+    """One entry's bytes inside a range: `start` counts from the range's beginning."""
+
+    entry: Entry
+    start: int
+    length: int
+
+
+class Range(NamedTuple):
+    """One read of one object, and what it brings. Pieces are in order of their start."""
+
+    object_id: str
+    offset: int
+    length: int
+    pieces: list[Piece]
+
+
+def ranges(entries: Iterable[Entry]) -> list[Range]:
+    """Few large reads that bring all these small files (each of one extent)."""
+    by_object: dict[str, list[Entry]] = {}
+    for entry in entries:
+        check_small(entry)
+        by_object.setdefault(entry.extents[0].object_id, []).append(entry)
+    merged: list[Range] = []
+    for object_id, members in by_object.items():
+        members.sort(key=_offset)
+        offset = end = -1
+        pieces: list[Piece] = []
+        for entry in members:
+            extent = entry.extents[0]
+            stop = extent.offset + extent.length
+            if pieces and (extent.offset > end + GAP_BYTES or max(stop, end) - offset > RANGE_BYTES):
+                merged.append(Range(object_id, offset, end - offset, pieces))
+                pieces = []
+            if not pieces:
+                offset, end = extent.offset, stop
+            pieces.append(Piece(entry, extent.offset - offset, extent.length))
+            end = max(end, stop)
+        merged.append(Range(object_id, offset, end - offset, pieces))
+    return merged
+
+
+def _offset(entry: Entry) -> int:
+    return entry.extents[0].offset
+
+
+def check_small(entry: Entry) -> None:
+    """A file without chunks is verified in one piece, so it must be one extent of a bounded size."""
+    if len(entry.extents) != 1 or entry.size > PACK_BYTES:
+        raise Corrupt(f"{entry.path}: its manifest entry ({entry.size} bytes, {len(entry.extents)} extents, no chunks) cannot be verified; log the content again")
+
+
+class ChunkRange(NamedTuple):
+    """One read of one object that brings whole chunks `first`..`last` (exclusive) of a large file."""
+
+    object_id: str
+    offset: int
+    length: int
+    first: int
+    last: int
+    file_offset: int
+
+
+def chunk_ranges(entry: Entry, wanted: Sequence[bool] | None = None) -> list[ChunkRange]:
+    """Reads of up to 16 MiB that bring the wanted chunks (default: all) of a large file.
+
+    Extents cover runs of whole chunks in order; anything else is Corrupt.
+    """
+    found: list[ChunkRange] = []
+    index = 0
+    file_offset = 0
+    for extent in entry.extents:
+        offset, stop = extent.offset, extent.offset + extent.length
+        while offset < stop:
+            first, start, start_in_file = index, offset, file_offset
+            while index < len(entry.chunks) and offset < stop:
+                length = entry.chunks[index].length
+                if index > first and offset + length - start > RANGE_BYTES:
+                    break
+                if wanted is not None and not wanted[index]:
+                    break
+                offset += length
+                file_offset += length
+                index += 1
+            if offset > stop or (offset < stop and index == len(entry.chunks)):
+                raise Corrupt(f"{entry.path}: its extents and chunks do not fit together; log the content again")
+            if index > first:
+                found.append(ChunkRange(extent.object_id, start, offset - start, first, index, start_in_file))
+            else:
+                length = entry.chunks[index].length
+                offset += length
+                file_offset += length
+                index += 1
+                if offset > stop:
+                    raise Corrupt(f"{entry.path}: its extents and chunks do not fit together; log the content again")
+    if index != len(entry.chunks):
+        raise Corrupt(f"{entry.path}: its extents and chunks do not fit together; log the content again")
+    return found
+
+
+def chunks_between(entry: Entry, offset: int, length: int) -> list[bool]:
+    """Which chunks of a large file hold bytes of the range."""
+    ends = []
+    total = 0
+    for chunk in entry.chunks:
+        total += chunk.length
+        ends.append(total)
+    first = bisect.bisect_right(ends, offset)
+    last = bisect.bisect_left(ends, offset + length) if length else first - 1
+    return [first <= i <= last for i in range(len(ends))]

@@ -1,0 +1,165 @@
+"""Read and hash local files: the blocking work of `upload`, for worker threads.
+
+Every byte is read once, into the buffer that is hashed and sent. A file is compared with its stat
+before and after: one that changed while it was read is read once more and then refused by name, never
+stored torn. No mmap: a file truncated by another process would be a SIGBUS that kills the user's service.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from ..errors import Conflict, Denied, NotFound, Unavailable
+from .chunking import cut, hash_chunks
+from .listing import Listing
+from .plan import is_large
+from .statcache import Stamp
+
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class Moved(NamedTuple):
+    """A file that changed since the scan: its bytes now, apart from the batch's buffer."""
+
+    row: int
+    data: bytes
+
+
+def read_batch(listing: Listing, rows: Sequence[int], buffer: memoryview) -> list[Moved]:
+    """Read small files one after the other into the buffer; set their digests.
+
+    The file of rows[i] lies at the sum of the sizes (as scanned) before it; those returned do not.
+    """
+    moved: list[Moved] = []
+    offset = 0
+    sizes, inodes, mtimes, ctimes = listing.sizes, listing.inodes, listing.mtimes, listing.ctimes
+    for row in rows:
+        size = sizes[row]
+        local = listing.local_path(row)
+        target = buffer[offset : offset + size]
+        offset += size
+        try:
+            fd = os.open(local, OPEN_FLAGS)
+        except OSError as error:
+            raise translated(error, local) from error
+        try:
+            got = os.readv(fd, (target,)) if size else 0
+            st = os.fstat(fd)
+        except OSError as error:
+            raise translated(error, local) from error
+        finally:
+            os.close(fd)
+        if (
+            got == size == st.st_size
+            and st.st_mtime_ns == mtimes[row]
+            and st.st_ctime_ns == ctimes[row]
+            and st.st_ino == inodes[row] & 0xFFFFFFFFFFFFFFFF
+        ):
+            listing.set_digest(row, blake3(target).digest())
+        else:
+            moved.append(_read_again(listing, row, local))
+    return moved
+
+
+def _read_again(listing: Listing, row: int, local: str) -> Moved:
+    try:
+        with open(local, "rb", buffering=0) as file:
+            before = os.fstat(file.fileno())
+            if is_large(before.st_size):
+                raise changed(local)
+            data = b"".join(iter(lambda: file.read(1 << 20), b""))
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise translated(error, local) from error
+    if Stamp.of(before) != Stamp.of(after) or len(data) != after.st_size:
+        raise changed(local)
+    listing.restamp(row, Stamp.of(after))
+    listing.set_digest(row, blake3(data).digest())
+    return Moved(row, data)
+
+
+class Block(NamedTuple):
+    """Whole chunks of a large file, in the buffer's beginning."""
+
+    length: int
+    lengths: list[int]
+    digests: list[bytes]
+    is_last: bool
+
+
+class LargeFile:
+    """A large file that is read block by block; `close` it, and `finish` it before its content counts."""
+
+    def __init__(self, local: str) -> None:
+        self.local = local
+        try:
+            self._fd = os.open(local, OPEN_FLAGS)
+        except OSError as error:
+            raise translated(error, local) from error
+        st = os.fstat(self._fd)
+        self.stamp = Stamp.of(st)
+        self.is_executable = bool(st.st_mode & stat.S_IXUSR)
+        self._offset = 0
+        self._hasher = blake3()
+
+    def read_block(self, buffer: memoryview) -> Block:
+        """Fill the buffer from where the last whole chunk ended; cut and hash the chunks."""
+        filled = 0
+        want = min(len(buffer), self.stamp.size - self._offset)
+        try:
+            while filled < want:
+                got = _read_at(self._fd, buffer[filled:want], self._offset + filled)
+                if not got:
+                    raise changed(self.local)
+                filled += got
+        except OSError as error:
+            raise translated(error, self.local) from error
+        is_last = self._offset + filled == self.stamp.size
+        lengths = cut(buffer[:filled], is_last)
+        length = sum(lengths)
+        self._offset += length
+        return Block(length, lengths, hash_chunks(buffer, lengths), is_last)
+
+    def hash_block(self, buffer: memoryview) -> None:
+        """The whole file's digest so far; blocks must come in order."""
+        self._hasher.update(buffer)
+
+    def finish(self) -> bytes:
+        """The file's digest. Raises Conflict if the file changed since it was opened."""
+        if Stamp.of(os.fstat(self._fd)) != self.stamp:
+            raise changed(self.local)
+        return self._hasher.digest()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _read_at(fd: int, buffer: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, (buffer,), offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    with open(fd, "rb", buffering=0, closefd=False) as file:
+        return file.readinto(buffer) or 0
+
+
+class Changed(Conflict):
+    """A file changed while it was read."""
+
+
+def changed(local: str) -> Changed:
+    return Changed(f"{local} changed while it was read; log again when nothing writes to it")
+
+
+def translated(error: OSError, local: str) -> Exception:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return NotFound(f"{local} disappeared after it was found; log again")
+    if isinstance(error, PermissionError):
+        return Denied(f"{local} cannot be read: permission denied; change its mode or its owner")
+    return Unavailable(f"{local} cannot be read: {error.strerror or error}")

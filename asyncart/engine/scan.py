@@ -1,0 +1,244 @@
+"""Find the files of a draft, by stat only.
+
+`scan` walks the draft's sources in the order in which they were added and returns one Listing, sorted
+by path, with every digest that the stat cache is sure of. It follows symbolic links (snapshots of
+Hugging Face's cache are made of them) or refuses or skips them; a broken link, a loop, a socket or a
+device is an error that names it. Two sources with one path must have the same content, unless the later one overwrites.
+
+Synchronous: it runs in a worker thread, and `checkpoint` is called once per folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+from blake3 import blake3
+
+from .. import names
+from ..errors import Denied, Invalid, NotFound
+from .listing import EXECUTABLE, IMMUTABLE, Listing
+from .statcache import Folder, StatCache, signed
+
+Symlinks = Literal["follow", "error", "skip"]
+COMPARE_BYTES = 4 << 20
+
+
+class FileSource(msgspec.Struct, frozen=True):
+    path: str
+    local: str
+    overwrite: bool = False
+    is_immutable: bool = False
+
+
+class DirSource(msgspec.Struct, frozen=True):
+    prefix: str  # "" or ending with "/"
+    local: str
+    symlinks: Symlinks = "follow"
+    overwrite: bool = False
+    is_immutable: bool = False
+
+
+class Removal(msgspec.Struct, frozen=True):
+    """Takes away what the sources before it brought: a path, and everything below it."""
+
+    path: str
+
+
+Source = FileSource | DirSource | Removal
+
+
+def scan(
+    sources: Sequence[Source], cache: StatCache, checkpoint: Callable[[int], None] = lambda n: None
+) -> Listing:
+    """All files, sorted by path. `checkpoint` gets the number of files found so far, and may raise."""
+    scanner = _Scanner(cache, checkpoint)
+    for source in sources:
+        match source:
+            case FileSource():
+                scanner.add_file(source)
+            case DirSource():
+                scanner.add_dir(source)
+            case Removal():
+                scanner.remove(source.path)
+    return scanner.finish()
+
+
+class _Scanner:
+    def __init__(self, cache: StatCache, checkpoint: Callable[[int], None]) -> None:
+        self._cache = cache
+        self._checkpoint = checkpoint
+        self._listing = Listing()
+        self._single_folders: dict[str, tuple[int, Folder]] = {}
+        self._overwriting: set[int] = set()
+        self._removed: set[int] = set()
+
+    def add_file(self, source: FileSource) -> None:
+        local = os.path.abspath(source.local)
+        st = _stat(local)
+        if not stat.S_ISREG(st.st_mode):
+            raise Invalid(f"{local} is {_kind(st.st_mode)}, not a file; use add_dir for a folder")
+        folder, name = os.path.split(local)
+        if folder not in self._single_folders:
+            known = self._cache.load(folder)
+            index = self._listing.add_folder(folder, st.st_dev, len(known), is_whole=False)
+            self._single_folders[folder] = (index, known)
+        index, known = self._single_folders[folder]
+        row = self._add(source.path, index, known, name, st, source)
+        if source.path.rpartition("/")[2] != name:
+            self._listing.name_locally(row, name)
+
+    def add_dir(self, source: DirSource) -> None:
+        pending: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [
+            (os.path.abspath(source.local), source.prefix, ())
+        ]
+        while pending:
+            local, prefix, above = pending.pop()
+            self._checkpoint(len(self._listing))
+            st = _stat(local)
+            here = (st.st_dev, st.st_ino)
+            if here in above:
+                raise Invalid(f"{local} leads back to a folder above it: a loop of symbolic links; remove it or use symlinks='skip'")
+            for name in self._add_files_of(local, prefix, source):
+                pending.append((f"{local}/{name}", f"{prefix}{name}/", (*above, here)))
+
+    def _add_files_of(self, local: str, prefix: str, source: DirSource) -> list[str]:
+        """Add the files of one folder; return the names of its folders."""
+        known = self._cache.load(local)
+        folders: list[str] = []
+        index = -1
+        try:
+            with os.scandir(local) as found:
+                items = sorted(found, key=_name)
+        except OSError as error:
+            raise _translated(error, local) from error
+        for item in items:
+            is_link = item.is_symlink()
+            if is_link and source.symlinks != "follow":
+                if source.symlinks == "skip":
+                    continue
+                raise Invalid(f"{item.path} is a symbolic link; use symlinks='follow' or 'skip'")
+            try:
+                if item.is_dir():
+                    folders.append(item.name)
+                    continue
+                st = item.stat()
+            except OSError as error:
+                raise _translated(error, item.path) from error
+            if not stat.S_ISREG(st.st_mode):
+                raise Invalid(f"{item.path} is {_kind(st.st_mode)}; only files, folders and links to them can be stored: remove it, or add what you want file by file")
+            if index < 0:
+                index = self._listing.add_folder(local, st.st_dev, len(known), is_whole=True)
+            self._add(prefix + item.name, index, known, item.name, st, source)
+        return folders
+
+    def _add(
+        self,
+        path: str,
+        folder: int,
+        known: Folder,
+        name: str,
+        st: os.stat_result,
+        source: FileSource | DirSource,
+    ) -> int:
+        if not names.is_safe_entry_path(path):
+            names.check_entry_path(path)
+        inode = signed(st.st_ino)
+        digest = known.digest(name, st.st_dev, inode, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+        flags = EXECUTABLE if st.st_mode & stat.S_IXUSR else 0
+        if source.is_immutable:
+            flags |= IMMUTABLE
+        stamp = (inode, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+        row = self._listing.add(path, folder, stamp, flags, digest)
+        if source.overwrite:
+            self._overwriting.add(row)
+        return row
+
+    def remove(self, path: str) -> None:
+        below = path + "/"
+        self._removed.update(
+            row
+            for row, found in enumerate(self._listing.paths)
+            if found == path or found.startswith(below)
+        )
+
+    def finish(self) -> Listing:
+        listing = self._listing
+        if listing.is_sorted() and not self._removed:
+            return listing
+        paths = listing.paths
+        kept = [row for row in range(len(paths)) if row not in self._removed]
+        kept.sort(key=paths.__getitem__)  # stable: of one path, the source added last comes last
+        rows: list[int] = []
+        for row in kept:
+            if rows and paths[rows[-1]] == paths[row]:
+                if row not in self._overwriting:
+                    self._check_same(rows[-1], row)
+                rows[-1] = row
+            else:
+                rows.append(row)
+        return listing.reordered(rows)
+
+    def _check_same(self, first: int, second: int) -> None:
+        a, b = self._listing.local_path(first), self._listing.local_path(second)
+        if not same_content(a, b):
+            raise Invalid(f"{self._listing.paths[first]} was added twice with different content, from {a} and from {b}; rename one (name=) or pass overwrite=True")
+
+
+def same_content(first: str, second: str) -> bool:
+    """Whether two local files hold the same bytes now."""
+    try:
+        if os.path.samefile(first, second):
+            return True
+        if os.path.getsize(first) != os.path.getsize(second):
+            return False
+        return file_digest(first) == file_digest(second)
+    except OSError as error:
+        raise _translated(error, error.filename or first) from error
+
+
+def file_digest(local: str) -> bytes:
+    """BLAKE3-256 of a local file. Raises OSError."""
+    hasher = blake3()
+    with open(local, "rb", buffering=0) as file:
+        while data := file.read(COMPARE_BYTES):
+            hasher.update(data)
+    return hasher.digest()
+
+
+def _name(item: os.DirEntry[str]) -> str:
+    return item.name
+
+
+def _stat(local: str) -> os.stat_result:
+    try:
+        return os.stat(local)
+    except OSError as error:
+        raise _translated(error, local) from error
+
+
+def _translated(error: OSError, local: str) -> Exception:
+    if isinstance(error, FileNotFoundError):
+        if os.path.islink(local):
+            return NotFound(f"{local} is a broken symbolic link (to {os.readlink(local)}); remove it or use symlinks='skip'")
+        return NotFound(f"{local} does not exist (any more); check the path and log again")
+    if isinstance(error, PermissionError):
+        return Denied(f"{local} cannot be read: permission denied; change its mode or its owner")
+    if error.errno == errno.ELOOP:
+        return Invalid(f"{local} is a loop of symbolic links; remove it or use symlinks='skip'")
+    return Invalid(f"{local} cannot be read: {error.strerror or error}")
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFBLK: "a block device",
+        stat.S_IFCHR: "a character device",
+        stat.S_IFIFO: "a named pipe",
+    }
+    return kinds.get(stat.S_IFMT(mode), "not a regular file")

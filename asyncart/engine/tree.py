@@ -1,0 +1,114 @@
+"""Manifests in a store: written as a stream, read block by block.
+
+One path out of 1,000,000 costs two small reads (footer, block). Walking all entries holds a few blocks at
+a time. What a block or the footer says is proven by the digest that the catalog, or the footer, holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+from ..model import Entry, ManifestLocation, object_key
+from ..stores.protocol import Store
+from .index import Index
+from .manifest import BlockInfo, Footer, ManifestWriter, decode_block
+from .objects import ObjectWriter
+from .tasks import Threads, task_group
+
+ENTRIES_PER_STEP = 8192  # a worker thread encodes that many in 15 ms
+READ_BYTES = 1 << 20  # neighbouring blocks that are read at once
+
+
+async def write_manifest(
+    store: Store, index: Index, threads: Threads, entries: Iterable[Entry]
+) -> tuple[ManifestLocation, ManifestWriter]:
+    """Store the manifest of these entries (sorted by path); its location, and the writer's totals."""
+    encoder = ManifestWriter()
+    source = iter(entries)
+
+    def step() -> tuple[list[bytes], bool]:
+        some = list(itertools.islice(source, ENTRIES_PER_STEP))
+        return (encoder.append(some), False) if some else ([encoder.finish()], True)
+
+    async with task_group() as group:
+        writer = ObjectWriter(store, index, group)
+        try:
+            is_last = False
+            while not is_last:
+                pieces, is_last = await threads.run(step)
+                if pieces:
+                    await writer.append([memoryview(piece) for piece in pieces], _nothing)
+            await writer.finish()
+            await index.add_stored([(writer.object_id, writer.size, ())], [])
+        except BaseException:
+            await writer.abort()
+            raise
+    return encoder.location(writer.object_id), encoder
+
+
+def _nothing() -> None:
+    """The pieces are the writer's own: nobody reuses them."""
+
+
+class ManifestReader:
+    """The entries of one version. Blocks that were read last stay decoded for the next look."""
+
+    def __init__(self, store: Store, location: ManifestLocation, threads: Threads) -> None:
+        self._store = store
+        self._location = location
+        self._threads = threads
+        self._footer: Footer | None = None
+        self._last: tuple[BlockInfo, dict[str, Entry]] | None = None
+
+    async def footer(self) -> Footer:
+        if self._footer is None:
+            where = self._location
+            data = await self._read(where.size - where.footer_bytes, where.footer_bytes)
+            self._footer = Footer.decode(where, data)
+        return self._footer
+
+    async def find(self, path: str) -> Entry | None:
+        """The entry of that path, or None."""
+        block = (await self.footer()).find(path)
+        if block is None:
+            return None
+        if self._last is None or self._last[0] != block:
+            entries = decode_block(block, await self._read(block.offset, block.length))
+            self._last = block, {entry.path: entry for entry in entries}
+        return self._last[1].get(path)
+
+    async def steps(self, prefix: str = "") -> AsyncIterator[list[Entry]]:
+        """All entries whose path starts with the prefix, in order, some thousands at a time."""
+        for blocks in _neighbours((await self.footer()).blocks(prefix)):
+            length = sum(block.length for block in blocks)
+            data = await self._read(blocks[0].offset, length)
+            entries = await self._threads.run(_decode, blocks, data)
+            if prefix:
+                entries = [entry for entry in entries if entry.path.startswith(prefix)]
+            if entries:
+                yield entries
+
+    async def _read(self, offset: int, length: int) -> memoryview:
+        buffer = memoryview(bytearray(length))
+        await self._store.read_into(object_key(self._location.object_id), offset, buffer)
+        return buffer
+
+
+def _decode(blocks: Sequence[BlockInfo], data: memoryview) -> list[Entry]:
+    entries: list[Entry] = []
+    start = blocks[0].offset
+    for block in blocks:
+        entries += decode_block(block, data[block.offset - start : block.offset - start + block.length])
+    return entries
+
+
+def _neighbours(blocks: Iterable[BlockInfo]) -> Iterable[list[BlockInfo]]:
+    run: list[BlockInfo] = []
+    for block in blocks:
+        if run and block.offset + block.length - run[0].offset > READ_BYTES:
+            yield run
+            run = []
+        run.append(block)
+    if run:
+        yield run

@@ -1,0 +1,384 @@
+"""Store the files of a listing: read, hash, deduplicate, pack, send. One pass over the bytes.
+
+Promised: when `store` returns, every file of the rows has its digest and its place, every byte is
+durable, and the catalog knows both; memory in use is what the budget leased. A failure or cancellation
+aborts what was begun; what was finished stays known, so that the next attempt does not send it again.
+
+Small files: each worker reads a batch in a thread, asks which digests are stored, and appends the rest
+to its open pack. Large files: a block at a time is read, cut and hashed while the block before it is
+still being digested and sent; chunks that are stored already are pointed to.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import anyio
+
+from ..model import Chunk, Content, Extent
+from ..net.budget import Budget, Lease
+from ..stores.protocol import Store
+from . import plan
+from .chunking import merge_extents, select_runs
+from .index import Index
+from .listing import Listing
+from .objects import ObjectWriter, Shared
+from .reading import Block, Changed, LargeFile, Moved, read_batch
+from .tasks import Threads, task_group
+
+ASK_DIGESTS = 4096  # per question to the catalog
+BLOCKS_IN_FLIGHT = 3  # of one large file: one read, one hashed, one sent
+WORKER_BYTES = BLOCKS_IN_FLIGHT * plan.BLOCK_BYTES + plan.BATCH_BYTES  # the most that one worker leases
+
+Job = int | list[list[int]]  # a large file's row, or batches of small ones
+
+
+class Tally:
+    """What an upload has done so far; `changed` is called after every step."""
+
+    def __init__(self, changed: Callable[[Tally], None] = lambda tally: None) -> None:
+        self.files = 0
+        self.bytes = 0
+        self.bytes_deduplicated = 0
+        self.bytes_moved = 0
+        self._changed = changed
+
+    def add(self, files: int, nbytes: int, deduplicated: int, moved: int) -> None:
+        self.files += files
+        self.bytes += nbytes
+        self.bytes_deduplicated += deduplicated
+        self.bytes_moved += moved
+        self._changed(self)
+
+
+class Uploader:
+    def __init__(
+        self, store: Store, index: Index, budget: Budget, threads: Threads, tally: Tally
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._budget = budget
+        self._threads = threads
+        self._tally = tally
+        # Content that is on its way in an unfinished object of this upload: found again before the
+        # catalog can know it. Bounded by the open packs and the open large objects.
+        self._claimed: dict[bytes, int] = {}
+        self._chunks: dict[bytes, Extent] = {}
+        self._followers: list[tuple[int, int]] = []
+
+    async def place_known(self, listing: Listing) -> list[int]:
+        """Find the stored content of rows whose digest is known; return the rows that must be read."""
+        listing.begin_placement()
+        rows = listing.unplaced()
+        for some in _slices(rows, ASK_DIGESTS):
+            digests = list({listing.digest(row) for row in some})
+            stored = await self._index.stored_contents(digests)
+            deduplicated = 0
+            for row in some:
+                content = stored.get(listing.digest(row))
+                if content is not None:
+                    listing.place_content(row, content)
+                    deduplicated += content.size
+            self._tally.add(0, 0, deduplicated, 0)
+        return listing.unplaced()
+
+    async def store(self, listing: Listing, rows: Sequence[int]) -> None:
+        """Read these rows; store what is not stored yet."""
+        listing.begin_placement()
+        workers = max(1, min(self._threads.count, self._budget.limit_bytes // WORKER_BYTES))
+        jobs = _jobs(listing, rows, workers)
+        async with task_group() as group:
+            for _ in range(workers):
+                group.start_soon(self._work, listing, jobs)
+        for row, leader in self._followers:
+            _place_like(listing, row, leader)
+        self._followers.clear()
+
+    async def _work(self, listing: Listing, jobs: Iterator[Job]) -> None:
+        async with task_group() as group:
+            pack = _Pack(self, listing, group)
+            try:
+                for job in jobs:
+                    if isinstance(job, int):
+                        await self._store_large(listing, job)
+                    else:
+                        for batch in job:
+                            await self._store_batch(listing, batch, pack)
+                await pack.seal()
+            except BaseException:
+                await pack.abort()
+                raise
+
+    # small files
+
+    async def _store_batch(self, listing: Listing, batch: Sequence[int], pack: _Pack) -> None:
+        starts = list(itertools.accumulate((listing.sizes[row] for row in batch), initial=0))
+        total = starts.pop()
+        lease = await self._budget.take(max(total, 1))
+        share = Shared(lease.release, users=1)
+        try:
+            moved = await self._threads.run(read_batch, listing, batch, lease.buffer)
+            pieces = await self._missing(listing, batch)
+            written = await pack.append(_Batch(listing, batch, starts, lease, moved), pieces, share)
+        except BaseException:
+            share.done()
+            raise
+        size = sum(listing.sizes[row] for row in batch)
+        self._tally.add(len(batch), size, size - written, written)
+
+    async def _missing(self, listing: Listing, batch: Sequence[int]) -> list[int]:
+        """Positions in the batch of those files that this worker has to store."""
+        mine: dict[bytes, int] = {}
+        for position, row in enumerate(batch):
+            if not listing.sizes[row]:
+                continue
+            digest = listing.digest(row)
+            leader = self._claimed.setdefault(digest, row)
+            if leader == row:
+                mine[digest] = position
+            else:
+                self._followers.append((row, leader))
+        stored = await self._index.stored_contents(list(mine))
+        for digest, content in stored.items():
+            listing.place_content(batch[mine.pop(digest)], content)
+            del self._claimed[digest]
+        return list(mine.values())
+
+    def release_claims(self, digests: Sequence[bytes]) -> None:
+        for digest in digests:
+            self._claimed.pop(digest, None)
+
+    # large files
+
+    async def _store_large(self, listing: Listing, row: int) -> None:
+        try:
+            content = await self._store_large_once(listing, row)
+        except Changed:
+            content = await self._store_large_once(listing, row)
+        listing.place_content(row, content)
+
+    async def _store_large_once(self, listing: Listing, row: int) -> Content:
+        file = await self._threads.run(LargeFile, listing.local_path(row))
+        try:
+            listing.restamp(row, file.stamp)
+            large = _Large(self, file)
+            content = await large.run()
+        finally:
+            file.close()
+        listing.set_digest(row, content.digest)
+        return content
+
+
+class _Batch:
+    """Small files in one buffer; where each one's bytes lie."""
+
+    def __init__(
+        self, listing: Listing, rows: Sequence[int], starts: Sequence[int], lease: Lease, moved: Sequence[Moved]
+    ) -> None:
+        self.rows = rows
+        self._sizes = [listing.sizes[row] for row in rows]
+        self._starts = starts
+        self._buffer = lease.buffer
+        self._moved = {item.row: item.data for item in moved}
+
+    def views(self, positions: Sequence[int]) -> list[memoryview]:
+        """Their bytes, in the order of `laid_out`."""
+        spans = _Spans()
+        apart = []
+        for position in positions:
+            data = self._moved.get(self.rows[position])
+            if data is None:
+                spans.add(self._starts[position], self._sizes[position])
+            else:
+                apart.append(memoryview(data))
+        return spans.views(self._buffer) + apart
+
+    def laid_out(self, positions: Sequence[int]) -> list[int]:
+        """The positions in the order of their bytes: files that moved come last."""
+        return sorted(positions, key=lambda position: self.rows[position] in self._moved)
+
+    def size(self, position: int) -> int:
+        return self._sizes[position]
+
+
+class _Pack:
+    """The pack that one worker fills. Sealed when full: from then on the catalog offers its contents."""
+
+    def __init__(self, uploader: Uploader, listing: Listing, group: anyio.abc.TaskGroup) -> None:
+        self._uploader = uploader
+        self._listing = listing
+        self._group = group
+        self._writer: ObjectWriter | None = None
+        self._contents: list[Content] = []
+
+    async def append(self, batch: _Batch, positions: Sequence[int], share: Shared) -> int:
+        """Store these files of the batch; returns how many bytes that were. Takes over the share."""
+        nbytes = sum(batch.size(p) for p in positions)
+        if self._writer is not None and self._writer.size + nbytes > plan.PACK_BYTES:
+            await self.seal()
+        if not positions:
+            share.done()
+            return 0
+        if self._writer is None:
+            self._writer = ObjectWriter(self._uploader._store, self._uploader._index, self._group)
+        offset = await self._writer.append(batch.views(positions), share.done)
+        object_id = self._writer.object_id
+        for position in batch.laid_out(positions):
+            row, size = batch.rows[position], batch.size(position)
+            self._listing.place(row, object_id, offset)
+            extent = Extent(object_id, offset, size)
+            self._contents.append(Content(self._listing.digest(row), size, (extent,)))
+            offset += size
+        return nbytes
+
+    async def seal(self) -> None:
+        writer, contents = self._writer, self._contents
+        if writer is None:
+            return
+        await writer.finish()
+        await self._uploader._index.add_stored([(writer.object_id, writer.size, ())], contents)
+        self._uploader.release_claims([content.digest for content in contents])
+        self._writer, self._contents = None, []
+
+    async def abort(self) -> None:
+        if self._writer is not None:
+            await self._writer.abort()
+
+
+class _Large:
+    """One large file on its way: blocks are read in order, hashed in order, and sent side by side."""
+
+    def __init__(self, uploader: Uploader, file: LargeFile) -> None:
+        self._uploader = uploader
+        self._file = file
+        self._chunks: list[Chunk] = []
+        self._extents: list[Extent] = []
+        self._written: list[tuple[Chunk, int]] = []
+        self._in_order = anyio.Lock()
+        self._slots = anyio.Semaphore(BLOCKS_IN_FLIGHT)
+        self._after_stored_run = False
+
+    async def run(self) -> Content:
+        uploader, file = self._uploader, self._file
+        async with task_group() as group:
+            writer = ObjectWriter(
+                uploader._store,
+                uploader._index,
+                group,
+                size_hint=file.stamp.size,
+                resume_key=f"{file.local}\0{file.stamp}",
+            )
+            try:
+                async with task_group() as hashing:
+                    is_last = False
+                    while not is_last:
+                        is_last = await self._step(writer, hashing)
+                digest = await uploader._threads.run(file.finish)
+                if writer.size:
+                    await writer.finish()
+                content = Content(
+                    digest, file.stamp.size, merge_extents(self._extents), tuple(self._chunks)
+                )
+                objects = [(writer.object_id, writer.size, self._written)] if writer.size else []
+                await uploader._index.add_stored(objects, [content])
+            except BaseException:
+                await writer.abort()
+                raise
+            finally:
+                for chunk, _ in self._written:
+                    uploader._chunks.pop(chunk.digest, None)
+        uploader._tally.add(1, 0, 0, 0)
+        return content
+
+    async def _step(self, writer: ObjectWriter, hashing: anyio.abc.TaskGroup) -> bool:
+        uploader = self._uploader
+        await self._slots.acquire()
+        lease = await uploader._budget.take(plan.BLOCK_BYTES)
+        share = Shared(lease.release, users=2)
+        try:
+            block = await uploader._threads.run(self._file.read_block, lease.buffer)
+        except BaseException:
+            lease.release()
+            raise
+        hashing.start_soon(self._hash, lease.buffer[: block.length], share)
+        views = await self._missing(block, lease.buffer, writer)
+        moved = sum(map(len, views))
+        if views:
+            await writer.append(views, share.done)
+        else:
+            share.done()
+        uploader._tally.add(0, block.length, block.length - moved, moved)
+        return block.is_last
+
+    async def _hash(self, view: memoryview, share: Shared) -> None:
+        async with self._in_order:
+            await self._uploader._threads.run(self._file.hash_block, view)
+        view.release()
+        share.done()
+        self._slots.release()
+
+    async def _missing(
+        self, block: Block, buffer: memoryview, writer: ObjectWriter
+    ) -> list[memoryview]:
+        """Decide for each chunk of the block whether to point or to write; the bytes to write."""
+        claimed = self._uploader._chunks
+        asked = [digest for digest in block.digests if digest not in claimed]
+        stored = await self._uploader._index.stored_chunks(asked)
+        known = [claimed.get(digest) or stored.get(digest) for digest in block.digests]
+        pointed = select_runs(list(zip(block.lengths, known, strict=True)), self._after_stored_run)
+        if not all(pointed):
+            await writer.begin()
+        spans = _Spans()
+        offset, start = writer.size, 0
+        for length, digest, extent, is_pointed in zip(
+            block.lengths, block.digests, known, pointed, strict=True
+        ):
+            chunk = Chunk(digest, length)
+            self._chunks.append(chunk)
+            if not is_pointed or extent is None:
+                extent = Extent(writer.object_id, offset, length)
+                self._written.append((chunk, offset))
+                claimed.setdefault(digest, extent)
+                spans.add(start, length)
+                offset += length
+            self._extents.append(extent)
+            start += length
+        self._after_stored_run = bool(pointed and pointed[-1])
+        return spans.views(buffer)
+
+
+class _Spans:
+    """Pieces of a buffer; neighbours become one: fewer, larger writes."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[int, int]] = []
+
+    def add(self, start: int, length: int) -> None:
+        if self._spans and self._spans[-1][1] == start:
+            self._spans[-1] = (self._spans[-1][0], start + length)
+        else:
+            self._spans.append((start, start + length))
+
+    def views(self, buffer: memoryview) -> list[memoryview]:
+        return [buffer[start:stop] for start, stop in self._spans]
+
+
+def _jobs(listing: Listing, rows: Sequence[int], workers: int) -> Iterator[Job]:
+    """Large files first (the longest work), then small ones in path order."""
+    large = [row for row in rows if plan.is_large(listing.sizes[row])]
+    large.sort(key=listing.sizes.__getitem__, reverse=True)
+    small = [row for row in rows if not plan.is_large(listing.sizes[row])]
+    batched = list(plan.batches(small, listing.sizes))
+    return iter([*large, *plan.groups(batched, workers)])
+
+
+def _place_like(listing: Listing, row: int, leader: int) -> None:
+    if leader in listing.contents:
+        listing.place_content(row, listing.contents[leader])
+    else:
+        listing.place(row, listing.object_ids[listing.object_of[leader]], listing.offsets[leader])
+
+
+def _slices(rows: Sequence[int], length: int) -> Iterator[Sequence[int]]:
+    return (rows[i : i + length] for i in range(0, len(rows), length))

@@ -1,0 +1,232 @@
+"""One byte budget for the whole process, leased out as reusable buffers.
+
+Promised: the buffers in use and those kept for reuse never exceed the limit together, whatever the
+number and size of files; leases are granted first come, first served, so that a large one is not starved
+by small ones; a cancelled wait takes nothing; a lease larger than the whole budget is refused at once
+(it would wait for ever). Several event loops in several threads may share one budget: the state is plain
+and under a lock, and every waiter is woken on its own loop.
+
+Buffers are anonymous private mappings (page-aligned, and not copied to a forked child's parent), kept in
+size classes: a page that was touched once is not faulted in again, which costs about as much as receiving
+the bytes. A buffer that something still exports when its lease ends (a NumPy array over it, say) is
+forgotten instead of reused: its memory lives as long as that reference, and nobody else writes into it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import sys
+import threading
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from asyncart.errors import Invalid
+
+from .loops import Waiter
+
+DEFAULT_BYTES = 256 << 20
+SMALLEST_CLASS = 16 << 10
+
+
+def class_bytes(nbytes: int) -> int:
+    """The size of the buffer that serves `nbytes`: four classes per octave, so at most 25 % is wasted."""
+    if nbytes <= SMALLEST_CLASS:
+        return SMALLEST_CLASS
+    step = 1 << max((nbytes - 1).bit_length() - 3, 12)
+    return -(-nbytes // step) * step
+
+
+def _new_buffer(nbytes: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, nbytes)
+    # the default would be shared with every forked child
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+class Lease:
+    """A buffer of exactly the bytes asked for, until `release`, which any task or thread may call."""
+
+    __slots__ = ("_budget", "_memory", "buffer")
+
+    def __init__(self, budget: Budget, memory: mmap.mmap, nbytes: int) -> None:
+        self._budget = budget
+        self._memory: mmap.mmap | None = memory
+        self.buffer = memoryview(memory)[:nbytes]
+
+    def release(self) -> None:
+        """Give the buffer back. Again is fine; the view is unusable afterwards."""
+        memory, self._memory = self._memory, None
+        if memory is None:
+            return
+        try:
+            self.buffer.release()
+        except BufferError:
+            self._budget._give_back(memory, reuse=False)
+        else:
+            self._budget._give_back(memory, reuse=True)
+
+    def __del__(self) -> None:
+        # a lease that was lost (an exception between two owners) must not shrink the budget for good
+        if self._memory is not None:
+            self.release()
+
+
+class _Waiter(Waiter):
+    __slots__ = ("granted", "size")
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.granted: mmap.mmap | None = None
+
+
+class Budget:
+    """`limit_bytes` of buffers. `used_bytes` are leased, `held_bytes` leased or kept for reuse."""
+
+    def __init__(self, limit_bytes: int = DEFAULT_BYTES) -> None:
+        if limit_bytes <= 0:
+            raise Invalid(f"memory budget of {limit_bytes} bytes: it must be positive")
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.held_bytes = 0
+        self.peak_bytes = 0  # of used_bytes
+        # reentrant: a garbage collection inside the lock may finalise a lost Lease
+        self._lock = threading.RLock()
+        self._waiters: deque[_Waiter] = deque()
+        self._idle: OrderedDict[int, list[mmap.mmap]] = OrderedDict()  # oldest class first
+
+    @asynccontextmanager
+    async def lease(self, nbytes: int) -> AsyncIterator[memoryview]:
+        """A buffer of exactly `nbytes` for the length of the block; its content is undefined."""
+        held = await self.take(nbytes)
+        try:
+            yield held.buffer
+        finally:
+            held.release()
+
+    async def take(self, nbytes: int) -> Lease:
+        """The same for a buffer whose owner changes: whoever has the lease at last releases it."""
+        size = self._size(nbytes)
+        with self._lock:
+            memory = None if self._waiters else self._grant(size)
+            if memory is None:
+                waiter = _Waiter(size)
+                self._waiters.append(waiter)
+        if memory is None:
+            memory = await self._wait(waiter)
+        return Lease(self, memory, nbytes)
+
+    def try_take(self, nbytes: int) -> Lease | None:
+        """A lease if one can be had without waiting and without overtaking anyone. For worker threads."""
+        size = self._size(nbytes)
+        with self._lock:
+            memory = None if self._waiters else self._grant(size)
+        return None if memory is None else Lease(self, memory, nbytes)
+
+    def trim(self) -> None:
+        """Return the buffers that nobody uses to the system."""
+        with self._lock:
+            self._evict(self.held_bytes)
+
+    def _size(self, nbytes: int) -> int:
+        if nbytes < 0:
+            raise Invalid(f"buffer of {nbytes} bytes: the size must not be negative")
+        if nbytes > self.limit_bytes:
+            raise Invalid(
+                f"buffer of {nbytes} bytes: the memory budget is {self.limit_bytes} bytes in all; "
+                "raise the budget or ask for less at a time"
+            )
+        return min(class_bytes(nbytes), self.limit_bytes)
+
+    async def _wait(self, waiter: _Waiter) -> mmap.mmap:
+        try:
+            await waiter.wait()
+        except BaseException:
+            with self._lock:
+                if waiter.granted is None:
+                    self._waiters.remove(waiter)
+                    self._serve()  # it may have been the large one at the head
+            if waiter.granted is not None:
+                self._give_back(waiter.granted, reuse=True)
+            raise
+        assert waiter.granted is not None
+        return waiter.granted
+
+    def _grant(self, size: int) -> mmap.mmap | None:
+        """A buffer of that class if the limit allows it now. Under the lock."""
+        if self.used_bytes + size > self.limit_bytes:
+            return None
+        idle = self._idle.get(size)
+        if idle:
+            memory = idle.pop()
+            if not idle:
+                del self._idle[size]
+        else:
+            self._evict(self.held_bytes + size - self.limit_bytes)
+            memory = _new_buffer(size)
+            self.held_bytes += size
+        self.used_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+        return memory
+
+    def _evict(self, nbytes: int) -> None:
+        """Unmap idle buffers, the class that was idle longest first, until `nbytes` are free."""
+        while nbytes > 0 and self._idle:
+            size, idle = next(iter(self._idle.items()))
+            memory = idle.pop()
+            if not idle:
+                del self._idle[size]
+            with contextlib.suppress(BufferError):  # a slice of it lives on somewhere
+                memory.close()
+            self.held_bytes -= size
+            nbytes -= size
+
+    def _give_back(self, memory: mmap.mmap, *, reuse: bool) -> None:
+        with self._lock:
+            size = len(memory)
+            self.used_bytes -= size
+            if reuse:
+                self._idle.setdefault(size, []).append(memory)
+                self._idle.move_to_end(size)
+            else:
+                self.held_bytes -= size
+            self._serve()
+
+    def _serve(self) -> None:
+        """Grant to the waiters, in order, what fits. Under the lock."""
+        while self._waiters:
+            waiter = self._waiters[0]
+            memory = self._grant(waiter.size)
+            if memory is None:
+                return
+            self._waiters.popleft()
+            waiter.granted = memory
+            if not waiter.wake():
+                self.used_bytes -= waiter.size
+                self._idle.setdefault(waiter.size, []).append(memory)
+
+
+_process: tuple[int, Budget] | None = None
+_process_lock = threading.Lock()
+
+
+def process_budget(limit_bytes: int = DEFAULT_BYTES) -> Budget:
+    """The budget that everything in this process shares; the first caller sets the limit."""
+    global _process
+    with _process_lock:
+        # a forked child has neither its parent's waiters nor a use for its lock's state
+        if _process is None or _process[0] != os.getpid():
+            _process = (os.getpid(), Budget(limit_bytes))
+        return _process[1]
+
+
+def _forget_after_fork() -> None:
+    global _process, _process_lock
+    _process, _process_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

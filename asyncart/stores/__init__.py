@@ -1,0 +1,58 @@
+"""Object stores: where the bytes are. `open_store` turns a URL of the configuration into one.
+
+Each kind is imported when it is first opened, so that nobody pays for what another one needs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from asyncart.errors import Invalid
+
+if TYPE_CHECKING:
+    from .protocol import Store
+
+KINDS = "a folder, file:///folder, s3://bucket/prefix or memory://"
+
+
+async def open_store(url: str, **options: Any) -> Store:
+    """The store behind a URL or a path; `options` go to the store's own constructor.
+
+    Nothing is created and nobody is asked yet: a store that is not there says so when it is used.
+    """
+    scheme = _scheme(url)
+    if scheme == "":
+        from .local import LocalStore
+
+        return LocalStore(url, **options)
+    if scheme == "file":
+        from .local import LocalStore
+
+        return LocalStore(_path_of(url), **options)
+    if scheme == "memory":
+        from .memory import MemoryStore
+
+        return MemoryStore(url.partition("://")[2], **options)
+    if scheme == "s3":
+        from .s3 import S3Store
+
+        return await S3Store.open(url, **options)
+    raise Invalid(f"{url}: no store is called {scheme!r}; use {KINDS}")
+
+
+def _scheme(url: str) -> str:
+    """ "" for a path; a single letter is a drive of Windows."""
+    if not url:
+        raise Invalid(f"the URL of the store is empty; use {KINDS}")
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", url)
+    return match[1].lower() if match else ""
+
+
+def _path_of(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path:
+        raise Invalid(f"{url}: a file URL has three slashes, as in file:///folder")
+    path = unquote(parts.path)
+    return path[1:] if re.match(r"/[A-Za-z]:", path) else path

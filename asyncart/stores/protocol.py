@@ -1,0 +1,81 @@
+"""What the engine demands of an object store.
+
+Seven verbs over keys. Objects are immutable and named by ids that are never reused, so nothing here
+needs a condition, a lock or an order: a store that ignores `If-None-Match` is as good as any. What
+exists is the catalog's business; a store only keeps bytes.
+
+Errors are asyncart's own (translated at this edge): NotFound for a missing key, Corrupt for an object
+that is shorter than the range asked for, Denied, Unavailable (also: disk full).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class Listed(NamedTuple):
+    key: str
+    size: int
+    modified_at: float
+
+
+class Page(NamedTuple):
+    """Objects in key order; pass `next` as `after` for the following page, None at the end."""
+
+    objects: list[Listed]
+    next: str | None
+
+
+class Upload(Protocol):
+    """One object on its way, invisible until `complete`.
+
+    Parts may be sent concurrently and again (same index, same bytes); index counts from 0 in the
+    order of offsets, without gaps. All but the last are at least `Store.part_bytes` long.
+    """
+
+    key: str
+    token: str  # what a later process needs to continue or abort it ("" if nothing)
+
+    async def part(self, index: int, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Store the concatenated buffers at `offset`; when it returns they may be reused."""
+
+    async def complete(self, size: int) -> None:
+        """Make the object visible and durable. `size` is the sum of all parts, in bytes."""
+
+    async def abort(self) -> None:
+        """Forget it and free its space. Never raises for an upload that is gone already."""
+
+
+class Store(Protocol):
+    url: str  # for people and for the catalog's record: "file:///...", "s3://bucket/prefix"
+    part_bytes: int  # smallest part that an upload takes, except its last (1 = anything)
+    is_local: bool  # reads are as cheap as file reads: no cache in front of it
+
+    def local_path(self, key: str) -> str | None:
+        """The file that holds the object, for reflinks; None where there is none."""
+
+    async def sizes(self, keys: Sequence[str]) -> dict[str, int]:
+        """Sizes in bytes of those keys that exist."""
+
+    async def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer, all of it, from `offset` on."""
+
+    async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
+        """Store a whole object, visible and durable on return."""
+
+    async def begin_upload(self, key: str, size_hint: int | None = None) -> Upload:
+        """Start an object that is sent in parts."""
+
+    async def resume_upload(self, key: str, token: str) -> Upload | None:
+        """The upload that another attempt began; None if it is gone (then begin anew)."""
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete those that exist; missing ones are fine."""
+
+    async def list_page(self, prefix: str = "", after: str = "", limit: int = 1000) -> Page: ...
+
+    async def presign(self, key: str, *, method: str = "GET", ttl_s: float = 900) -> str | None:
+        """A URL that needs no credentials, or None where the store has no such thing."""
+
+    async def aclose(self) -> None: ...

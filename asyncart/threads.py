@@ -1,0 +1,97 @@
+"""Run blocking work in worker threads, and never leave it running behind the caller's back.
+
+anyio waits for the thread when one of its own cancel scopes asks. asyncio's `Task.cancel()` (which
+`asyncio.timeout`, `asyncio.TaskGroup` and web frameworks use) breaks through: the await ends while the
+thread still reads from, or writes into, the caller's buffers. `run_blocking` returns only when the
+thread has let go of its arguments, whoever cancels. Long work calls `check_cancelled` between its
+pieces, so that a cancellation is prompt as well as clean.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar, TypeVarTuple, Unpack
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+
+Result = TypeVar("Result")
+Args = TypeVarTuple("Args")
+
+_current = threading.local()
+
+
+class _Job(Generic[Result, *Args]):
+    """One call: it either runs to its end, or is abandoned before it began."""
+
+    def __init__(self, function: Callable[[Unpack[Args]], Result], args: tuple[*Args]) -> None:
+        self._call = function, args
+        self._starting = threading.Lock()
+        self.is_cancelled = False
+        self._has_begun = False
+        self.finished = threading.Event()
+
+    def __call__(self) -> Result:
+        with self._starting:
+            if self.is_cancelled:
+                raise _Stopped  # nobody waits for the answer
+            self._has_begun = True
+        function, args = self._call
+        _current.job = self
+        try:
+            return function(*args)
+        finally:
+            _current.job = None
+            self.finished.set()
+
+    def cancel(self) -> None:
+        with self._starting:
+            self.is_cancelled = True
+            if not self._has_begun:
+                self.finished.set()
+
+
+async def run_blocking(
+    function: Callable[[Unpack[Args]], Result],
+    *args: *Args,
+    limiter: anyio.CapacityLimiter | None = None,
+) -> Result:
+    """Call `function(*args)` in a worker thread; on cancellation wait until it has stopped."""
+    job = _Job(function, args)
+    try:
+        return await anyio.to_thread.run_sync(job, limiter=limiter)
+    except BaseException:
+        # Either the function's own error (then it has finished), or a cancellation.
+        job.cancel()
+        if not job.finished.is_set():
+            await _wait_for(job.finished)
+        raise
+
+
+async def _wait_for(event: threading.Event) -> None:
+    """Wait in spite of every cancellation: bounded by the piece of work that the thread is at."""
+    waiters = anyio.CapacityLimiter(
+        1
+    )  # its own: the usual one may be full of those that are waited for
+    with anyio.CancelScope(shield=True):
+        while not event.is_set():
+            try:
+                await anyio.to_thread.run_sync(event.wait, limiter=waiters)
+            except anyio.get_cancelled_exc_class():
+                continue  # asyncio's Task.cancel() again; the first one is re-raised by the caller
+
+
+def check_cancelled() -> None:
+    """In a worker thread of `run_blocking`: raise if the task that waits for it was cancelled."""
+    job = getattr(_current, "job", None)
+    if job is None:
+        return  # called directly, by a test or from a thread of its own: nothing to ask
+    if job.is_cancelled:
+        raise _Stopped
+    anyio.from_thread.check_cancelled()
+
+
+class _Stopped(BaseException):
+    """Unwinds the thread; the task re-raises its own cancellation, so that nobody ever sees this."""

@@ -1,0 +1,69 @@
+"""Every kind of store that must pass the contract, each one opened afresh for one test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from asyncart.stores.local import LocalStore
+from asyncart.stores.memory import MemoryStore
+from asyncart.stores.protocol import Store
+from asyncart.stores.wrappers import CountingStore, FaultyStore
+
+LARGE_PART = 4096  # a stand-in for S3's 5 MiB, where the store lets us choose
+
+
+@asynccontextmanager
+async def memory(folder: Path) -> AsyncIterator[Store]:
+    yield MemoryStore(folder.name)
+
+
+@asynccontextmanager
+async def memory_in_large_parts(folder: Path) -> AsyncIterator[Store]:
+    yield MemoryStore(folder.name, part_bytes=LARGE_PART)
+
+
+@asynccontextmanager
+async def local(folder: Path) -> AsyncIterator[Store]:
+    store = LocalStore(folder / "store")
+    yield store
+    await store.aclose()
+    leftovers = [name for _, _, names in os.walk(store.root) for name in names if name[0] == "."]
+    assert all(name.endswith(".tmp") for name in leftovers)
+
+
+@asynccontextmanager
+async def counting(folder: Path) -> AsyncIterator[Store]:
+    async with local(folder) as store:
+        yield CountingStore(store)
+
+
+@asynccontextmanager
+async def faultless(folder: Path) -> AsyncIterator[Store]:
+    async with local(folder) as store:
+        yield FaultyStore(store, lambda operation: None)
+
+
+KINDS = [memory, memory_in_large_parts, local, counting, faultless]
+
+
+def views(*pieces: bytes) -> list[memoryview]:
+    return [memoryview(piece) for piece in pieces]
+
+
+async def read(store: Store, key: str, length: int, offset: int = 0) -> bytes:
+    buffer = bytearray(length)
+    await store.read_into(key, offset, memoryview(buffer))
+    return bytes(buffer)
+
+
+async def send(store: Store, key: str, parts: Sequence[bytes]) -> None:
+    """An upload in parts, in order."""
+    upload = await store.begin_upload(key, sum(map(len, parts)))
+    offset = 0
+    for index, part in enumerate(parts):
+        await upload.part(index, offset, views(part))
+        offset += len(part)
+    await upload.complete(offset)
