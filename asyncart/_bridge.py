@@ -20,8 +20,8 @@ One event loop on one daemon thread per process, started by the first call. What
   threads can still be started, then the loop is closed.
 
 Not anyio's ready-made portal, but the same on a bare loop: the portal dies of a single
-KeyboardInterrupt, and a call through it costs half as much again (70 us against 45 us here, of which
-35 us are the two thread switches). The tasks of calls are owned by the loop thread's `works` instead
+KeyboardInterrupt, and a call through it costs twice as much (50-70 us against 25-35 us here, of which
+20 us are the two thread switches). The tasks of calls are owned by the loop thread's `works` instead
 of a task group, whose `start_soon` alone takes 25 us.
 """
 
@@ -34,15 +34,15 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
-from typing import Any, ClassVar, Generic, NoReturn, ParamSpec, Self, TypeVar
-from weakref import WeakValueDictionary
+from typing import Generic, NoReturn, ParamSpec, TypeVar
 
 import anyio
 
-from .errors import AsyncartError, Invalid, TransferError, Unavailable
+from .engine.tasks import collapsed
+from .errors import AsyncartError, Invalid, Unavailable
 
 log = logging.getLogger("asyncart.bridge")
 
@@ -59,34 +59,6 @@ class BodyInterrupted(AsyncartError):
     """What an async context manager sees when the blocking `with` body was left by Ctrl-C or exit."""
 
     code = "interrupted"
-
-
-# --- errors ------------------------------------------------------------------------------------
-
-
-def plain_error(error: BaseException) -> BaseException:
-    """The error that a caller who never heard of task groups expects to see."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    leaves = list(_leaves(error))
-    failures = [leaf for leaf in leaves if isinstance(leaf, Exception)]
-    if len(failures) < len(leaves):  # an exit request outranks every failure
-        return next(leaf for leaf in leaves if not isinstance(leaf, Exception))
-    first = failures[0]
-    if len(failures) == 1:
-        return first
-    summary = f"{len(failures)} operations failed; the first: {type(first).__name__}: {first}"
-    several = TransferError(summary, failures)
-    several.__cause__ = first
-    return several
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 def _name_of(function: Callable[..., object]) -> str:
@@ -345,7 +317,7 @@ class _Work:
             self.error = self._cancelled()
         except BaseException as error:
             # KeyboardInterrupt and SystemExit too: they are the caller's business, not the loop's
-            self.error = plain_error(error)
+            self.error = collapsed(error) if isinstance(error, BaseExceptionGroup) else error
 
     def _cancelled(self) -> Unavailable:
         why = "because the program ends" if self._is_exiting else "from inside"
@@ -434,24 +406,46 @@ def _stand_in(interrupt: BaseException) -> BodyInterrupted:
 
 
 class Stream(Iterator[T]):
-    """A blocking iteration over an async one; one task owns it, however long the caller pauses."""
+    """A blocking iteration over an async one; one task owns it, however long the caller pauses.
+
+    The loop knows the pump only, so that a stream nobody holds any more ends its task.
+    """
 
     def __init__(self, name: str, source: Callable[[], AsyncIterable[T]]) -> None:
+        self._pump = _Pump(name, source)
+
+    def __next__(self) -> T:
+        return self._pump.take()
+
+    def __del__(self) -> None:
+        # may run on any thread, the loop's included: it must not wait
+        if not self._pump.work.done.is_set:
+            self._pump.work.cancel()
+
+
+class _Pump(Generic[T]):
+    def __init__(self, name: str, source: Callable[[], AsyncIterable[T]]) -> None:
+        self.work = _Work(name, self._run)
         self._source = source
         self._items: list[T] = []
         self._wanted = asyncio.Event()
         self._is_running = False
-        self._work = _Work(name, self._pump)
 
-    async def _pump(self) -> None:
-        async for item in self._source():
-            self._wanted.clear()
-            self._items.append(item)
-            self._work.awaited.set()
-            await self._wanted.wait()
+    async def _run(self) -> None:
+        items = aiter(self._source())
+        try:
+            async for item in items:
+                self._wanted.clear()
+                self._items.append(item)
+                self.work.awaited.set()
+                await self._wanted.wait()
+        finally:
+            # here, in its own task: the garbage collector would close it in another
+            if isinstance(items, AsyncGenerator):
+                await items.aclose()
 
-    def __next__(self) -> T:
-        work = self._work
+    def take(self) -> T:
+        work = self.work
         if work.done.is_set or work.is_inherited:
             raise StopIteration
         work.awaited = _Signal()
@@ -465,11 +459,6 @@ class Stream(Iterator[T]):
             return self._items.pop()
         work.reraise()
         raise StopIteration
-
-    def __del__(self) -> None:
-        # may run on any thread, the loop's included: it must not wait
-        if not self._work.done.is_set:
-            self._work.cancel()
 
 
 # --- the public functions ----------------------------------------------------------------------
@@ -517,51 +506,6 @@ def is_started() -> bool:
 def close() -> None:
     """End the loop and its thread; the next call starts anew."""
     _bridge.close()
-
-
-# --- twins -------------------------------------------------------------------------------------
-
-
-class Twin:
-    """A blocking face of an object of `asyncart.aio`; equal to every other face of the same object."""
-
-    _aio: Any
-    _faces: ClassVar[WeakValueDictionary[tuple[type, int], Twin]] = WeakValueDictionary()
-
-    @classmethod
-    def _of(cls, aio: Any) -> Self:
-        """The face of the object: the same one as long as somebody holds it."""
-        # a face keeps its object alive, so the id is not reused while the face is in the map
-        known = Twin._faces.get((cls, id(aio)))
-        if isinstance(known, cls):
-            return known
-        face = cls.__new__(cls)
-        face._become(aio)
-        return face
-
-    def _become(self, aio: Any) -> None:
-        self._aio = aio
-        Twin._faces[type(self), id(aio)] = self
-
-    def __eq__(self, other: object) -> bool:
-        return bool(self._aio == other._aio) if isinstance(other, Twin) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._aio)
-
-    def __repr__(self) -> str:
-        return repr(self._aio)
-
-
-def aio_of(value: Any) -> Any:
-    """What `asyncart.aio` is to be given for an argument: twins, also inside lists, become their objects."""
-    if isinstance(value, Twin):
-        return value._aio
-    if isinstance(value, list | tuple | set | frozenset) and any(
-        isinstance(item, Twin) for item in value
-    ):
-        return type(value)(aio_of(item) for item in value)
-    return value
 
 
 # --- fork and exit -----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar, TypeVarTuple, Unpack
+from typing import Generic, TypeVar, TypeVarTuple, Unpack, cast
 
 import anyio
 import anyio.from_thread
@@ -27,30 +27,44 @@ class _Job(Generic[Result, *Args]):
     """One call: it either runs to its end, or is abandoned before it began."""
 
     def __init__(self, function: Callable[[Unpack[Args]], Result], args: tuple[*Args]) -> None:
-        self._call = function, args
+        self._function = function
+        self._args = args
         self._starting = threading.Lock()
         self.is_cancelled = False
         self._has_begun = False
         self.finished = threading.Event()
 
-    def __call__(self) -> Result:
+    def __call__(self) -> Result | None:
+        try:
+            return self._run()
+        except BaseException:
+            if not self.is_cancelled:
+                raise
+            return None  # nobody waits for it; its traceback would keep the arguments alive
+        finally:
+            self.finished.set()
+
+    def _run(self) -> Result:
         with self._starting:
             if self.is_cancelled:
-                raise _Stopped  # nobody waits for the answer
+                raise _Stopped
             self._has_begun = True
-        function, args = self._call
         _current.job = self
         try:
-            return function(*args)
+            return self._function(*self._args)
         finally:
             _current.job = None
-            self.finished.set()
+            self._let_go()
 
     def cancel(self) -> None:
         with self._starting:
             self.is_cancelled = True
             if not self._has_begun:
+                self._let_go()
                 self.finished.set()
+
+    def _let_go(self) -> None:
+        del self._function, self._args  # a buffer among them is the caller's again
 
 
 async def run_blocking(
@@ -61,13 +75,14 @@ async def run_blocking(
     """Call `function(*args)` in a worker thread; on cancellation wait until it has stopped."""
     job = _Job(function, args)
     try:
-        return await anyio.to_thread.run_sync(job, limiter=limiter)
+        result = await anyio.to_thread.run_sync(job, limiter=limiter)
     except BaseException:
         # Either the function's own error (then it has finished), or a cancellation.
         job.cancel()
         if not job.finished.is_set():
             await _wait_for(job.finished)
         raise
+    return cast("Result", result)  # None in its place only for a job that was cancelled
 
 
 async def _wait_for(event: threading.Event) -> None:

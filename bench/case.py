@@ -7,12 +7,13 @@ nothing but the recorded numbers, so that a table can be made again from a file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .measure import Measurement, median_of
-from .peers import Peer
+from .measure import CommandFailed, Measurement, median_of
+from .peers.peer import Peer
 
 OURS = "asyncart"
 
@@ -22,16 +23,31 @@ class Target:
     """A ceiling: on a value of ours, or on that value divided by somebody's.
 
     `against` is the contender to compare with (None: the value itself counts), `against_row` the row
-    where it was measured, if not the target's own. "20x faster than DVC" is at_most=1/20.
+    where it was measured, if not the target's own.
     """
 
     at_most: float
     against: str | None = None
     against_row: str | None = None
     measure: str = "wall_s"
-    against_measure: str | None = None
-    unit: str = ""  # of an absolute value: "s", "bytes" or "" for a plain ratio
+    unit: str = "x"  # "s", "bytes", "%" or "x"
     label: str = ""  # what an absolute value is, in words
+    as_speedup: bool = False  # told as "20x faster" instead of "0.05x the time"
+
+
+def times(at_most: float, against: str, *, row: str | None = None) -> Target:
+    """At most so many times the wall time of another."""
+    return Target(at_most, against, row)
+
+
+def faster(at_least: float, than: str) -> Target:
+    """At least so many times faster than another."""
+    return Target(1 / at_least, than, as_speedup=True)
+
+
+def ceiling(measure: str, at_most: float, unit: str, label: str) -> Target:
+    """An absolute limit on a measure of ours."""
+    return Target(at_most, measure=measure, unit=unit, label=label)
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,12 @@ class Results:
         if text not in lines:
             lines.append(text)
 
+    def only(self, rows: Collection[str]) -> Results:
+        return Results(
+            {row: found for row, found in self.measured.items() if row in rows},
+            {row: lines for row, lines in self.notes.items() if row in rows},
+        )
+
     def median(self, row: str, contender: str, measure: str) -> float | None:
         return median_of(self.measured.get(row, {}).get(contender, ()), measure)
 
@@ -92,6 +114,38 @@ class Plan:
             if step in peer.steps and (round_index < self.slow_rounds or not peer.is_slow)
         ]
 
+    def take_turns(
+        self,
+        results: Results,
+        row: str,
+        round_index: int,
+        calls: Sequence[tuple[str, Callable[[], Measurement]]],
+    ) -> None:
+        """Measure every contender once, another one first in every round; dirty pages are written before.
+
+        A peer that fails is dropped from this row, loudly; a failure of ours ends the run.
+        """
+        first = round_index % max(1, len(calls))
+        for contender, call in [*calls[first:], *calls[:first]]:
+            self.measure_one(results, row, contender, call)
+
+    def measure_one(
+        self, results: Results, row: str, contender: str, call: Callable[[], Measurement]
+    ) -> bool:
+        """False if it is a peer, and failed."""
+        os.sync()
+        try:
+            measurement = call()
+        except CommandFailed as error:
+            if contender == OURS:
+                raise
+            results.note(row, f"{contender} FAILED: {error}")
+            self.say(f"{row}: {contender} FAILED: {error}")
+            return False
+        results.add(row, contender, measurement)
+        self.say(f"{row}: {contender} {measurement.wall_s:.2f} s")
+        return True
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -110,15 +164,5 @@ def _value(row: Row, target: Target, results: Results) -> float | None:
     ours = results.median(row.name, OURS, target.measure)
     if target.against is None or ours is None:
         return ours
-    other = results.median(
-        target.against_row or row.name, target.against, target.against_measure or target.measure
-    )
+    other = results.median(target.against_row or row.name, target.against, target.measure)
     return None if not other else ours / other
-
-
-def medians(
-    measured: Mapping[str, Sequence[Measurement]], measure: str = "wall_s"
-) -> dict[str, float]:
-    """Contender to median; those without that measure are left out."""
-    found = {name: median_of(each, measure) for name, each in measured.items()}
-    return {name: value for name, value in found.items() if value is not None}

@@ -131,6 +131,8 @@ def run(command: Command, *, time_limit_s: float = TIME_LIMIT_S) -> Measurement:
             process.returncode = os.waitstatus_to_exitcode(status)
         finally:
             kill_group(process.pid)  # what it left running, or itself if we were interrupted
+            if process.returncode is None:
+                process.wait()
         if process.returncode != 0:
             why = f"ran over {time_limit_s:.0f} s" if sampler.has_timed_out else "failed"
             raise CommandFailed(

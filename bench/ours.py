@@ -34,8 +34,8 @@ class Asyncart:
         return self._call(verb="one", paths=paths, target=str(target), name=name)
 
     def store_bytes(self) -> int:
-        """Everything under its home: objects, manifests and catalog."""
-        return data.size_bytes(self.home)
+        """Data and manifests, without the catalog."""
+        return data.size_bytes(self.home / "store")
 
     def _call(self, **request: Any) -> Measurement:
         started = time.perf_counter()

@@ -21,10 +21,13 @@ def this_process() -> str:
 
 def is_gone(owner: str) -> bool:
     """True only if that process certainly ran here and does not run any more."""
-    place, _, process = owner.rpartition(" ")[0].rpartition(" ")[0], None, owner.split(" ")[-2:]
+    try:
+        place, pid_text, started_text = owner.rsplit(" ", 2)
+        pid, started = int(pid_text), int(started_text)
+    except ValueError:
+        return False
     if not place or place != _place():
         return False
-    pid, started = int(process[0]), int(process[1])
     if pid == os.getpid():
         return started != (_started(pid) or 0)
     try:

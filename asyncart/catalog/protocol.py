@@ -122,9 +122,7 @@ class Catalog(Protocol):
     ) -> dict[bytes, Content]:
         """Those digests that are stored in undamaged objects; pins the objects for the session."""
 
-    async def stored_chunks(
-        self, session_id: str, digests: Sequence[bytes]
-    ) -> dict[bytes, Extent]:
+    async def stored_chunks(self, session_id: str, digests: Sequence[bytes]) -> dict[bytes, Extent]:
         """The same for chunks of large files."""
 
     async def register_upload(
@@ -148,9 +146,7 @@ class Catalog(Protocol):
         """They gave wrong bytes: never offered by stored_* again; versions that use them say so."""
 
     # versions
-    async def find_version(
-        self, collection: CollectionName, digest: bytes
-    ) -> VersionInfo | None:
+    async def find_version(self, collection: CollectionName, digest: bytes) -> VersionInfo | None:
         """The live version of the collection with this content."""
 
     async def commit_version(self, session_id: str, draft: Draft) -> Committed:
@@ -190,7 +186,11 @@ class Catalog(Protocol):
         (if they still point here); `latest` stays where it is."""
 
     async def set_alias(
-        self, version_id: str, alias: str, *, if_current: int | None | msgspec.UnsetType = msgspec.UNSET
+        self,
+        version_id: str,
+        alias: str,
+        *,
+        if_current: int | None | msgspec.UnsetType = msgspec.UNSET,
     ) -> None:
         """Move the alias here; with `if_current`, only if it points to that number now (None: nowhere)."""
 

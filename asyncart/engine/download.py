@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -20,7 +21,7 @@ import anyio
 import msgspec
 from blake3 import blake3
 
-from ..errors import NotFound
+from ..errors import Corrupt, NotFound
 from ..model import Content, Entry, object_key
 from ..net.budget import Budget
 from ..stores.protocol import Store
@@ -30,10 +31,11 @@ from .fetch import Damaged, bad_chunk, corrupt
 from .scan import file_digest
 from .statcache import RACY_NS, Folder, StatCache, Stamp
 from .target import Partial, Target
+from .tally import Tally
 from .tasks import Threads, task_group
-from .upload import Tally
 
 REMOTE_SLOTS = 16  # ranges in flight from a remote store: 16 x 16 MiB is the default budget
+LARGE_FILES = 8  # open at once; their ranges share the slots
 FLUSH_FILES = 32_768  # digests remembered at a time: some 10 MB
 
 Relocate = Callable[[str, Entry], Awaitable[Content | None]]
@@ -60,6 +62,7 @@ class Downloader:
         self._tally = tally
         self._present = Present(target, cache)
         slots = threads.count if store.is_local else REMOTE_SLOTS
+        self._open_files = anyio.Semaphore(LARGE_FILES)
         self._slots = anyio.Semaphore(max(1, min(slots, budget.limit_bytes // plan.RANGE_BYTES)))
 
     async def run(self, steps: AsyncIterator[list[Entry]]) -> None:
@@ -89,12 +92,14 @@ class Downloader:
             group.start_soon(self._in_slot, piece)
         for entry in missing:
             if entry.chunks:
-                # Its ranges take the slots; one at a time opens its file, the next ones wait here.
-                await self._fetch_large(entry)
+                await self._open_files.acquire()
+                group.start_soon(self._fetch_large, entry)
 
     def _write_empty(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            self._present.wrote(entry, self._target.write_file(entry.path, memoryview(b""), entry.executable))
+            self._present.wrote(
+                entry, self._target.write_file(entry.path, memoryview(b""), entry.executable)
+            )
         self._tally.add(len(entries), 0, 0, 0)
 
     # small files
@@ -119,7 +124,7 @@ class Downloader:
         try:
             try:
                 await self._store.read_into(object_key(piece.object_id), piece.offset, lease.buffer)
-            except NotFound:
+            except (NotFound, Corrupt):  # gone, or shorter than the range
                 return [item.entry for item in piece.pieces]
             damaged = await self._threads.run(self._write_small, piece.pieces, lease.buffer)
         finally:
@@ -145,12 +150,15 @@ class Downloader:
 
     async def _fetch_large(self, entry: Entry) -> None:
         try:
-            await self._fetch_chunks(entry)
-        except Damaged as error:
-            content = await self._relocate(error.object_id, entry)
-            if content is None:
-                raise
-            await self._fetch_chunks(_relocated(entry, content))
+            try:
+                await self._fetch_chunks(entry)
+            except Damaged as error:
+                content = await self._relocate(error.object_id, entry)
+                if content is None:
+                    raise
+                await self._fetch_chunks(_relocated(entry, content))
+        finally:
+            self._open_files.release()
         self._tally.add(1, 0, 0, 0)
 
     async def _fetch_chunks(self, entry: Entry) -> None:
@@ -185,7 +193,7 @@ class Downloader:
                     await self._store.read_into(
                         object_key(piece.object_id), piece.offset, lease.buffer
                     )
-                except NotFound:
+                except (NotFound, Corrupt):
                     raise corrupt(entry, piece.object_id) from None
                 await self._threads.run(_write_verified, entry, piece, partial, lease.buffer)
             finally:
@@ -233,6 +241,7 @@ class Present:
         self._news: dict[str, dict[str, tuple[str, Stamp, bytes]]] = {}
         self._news_count = 0
         self._devices: dict[str, int] = {}
+        self._lock = threading.Lock()  # worker threads note what they wrote
 
     def missing(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those that are not there with their content (the executable bit is set right on the way)."""
@@ -274,13 +283,15 @@ class Present:
         self._note(head, name, st.st_dev, Stamp.of(st), entry.digest)
 
     def _note(self, head: str, name: str, device: int, stamp: Stamp, digest: bytes) -> None:
-        self._news.setdefault(head, {})[name] = (name, stamp, digest)
-        self._devices[head] = device
-        self._news_count += 1
+        with self._lock:
+            self._news.setdefault(head, {})[name] = (name, stamp, digest)
+            self._devices[head] = device
+            self._news_count += 1
 
     def save(self) -> None:
         """Write the news into the stat cache."""
-        news, self._news, self._news_count = self._news, {}, 0
+        with self._lock:
+            news, self._news, self._news_count = self._news, {}, 0
         rows = []
         for head, files in news.items():
             folder = self._local(head)

@@ -6,11 +6,11 @@ chunks that hold the range.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from blake3 import blake3
 
-from ..errors import Corrupt, Invalid
+from ..errors import Corrupt, Invalid, NotFound
 from ..model import Entry, object_key
 from ..stores.protocol import Store
 from . import plan
@@ -38,21 +38,61 @@ async def pieces(
     if not entry.chunks:
         plan.check_small(entry)
         extent = entry.extents[0]
-        data = bytearray(extent.length)
-        await store.read_into(object_key(extent.object_id), extent.offset, memoryview(data))
+        data = await _read(store, entry, extent.object_id, extent.offset, extent.length)
         if blake3(data).digest() != entry.digest:
             raise corrupt(entry, extent.object_id)
-        yield bytes(memoryview(data)[start:stop])
+        yield bytes(data[start:stop])
         return
     wanted = plan.chunks_between(entry, start, stop - start)
     for piece in plan.chunk_ranges(entry, wanted):
-        data = bytearray(piece.length)
-        await store.read_into(object_key(piece.object_id), piece.offset, memoryview(data))
-        if await threads.run(bad_chunk, entry, piece, memoryview(data)) is not None:
+        data = await _read(store, entry, piece.object_id, piece.offset, piece.length)
+        if await threads.run(bad_chunk, entry, piece, data) is not None:
             raise corrupt(entry, piece.object_id)
         low = max(0, start - piece.file_offset)
         high = min(piece.length, stop - piece.file_offset)
-        yield bytes(memoryview(data)[low:high])
+        yield bytes(data[low:high])
+
+
+async def damaged(
+    store: Store, threads: Threads, entries: Sequence[Entry]
+) -> list[tuple[Entry, str]]:
+    """Read every stored byte of these entries; those that are wrong or gone, with the object's id."""
+    found: list[tuple[Entry, str]] = []
+    for piece in plan.ranges(entry for entry in entries if entry.size and not entry.chunks):
+        try:
+            data = await _read(
+                store, piece.pieces[0].entry, piece.object_id, piece.offset, piece.length
+            )
+        except Damaged:
+            bad = [item.entry for item in piece.pieces]
+        else:
+            bad = await threads.run(_bad_pieces, piece, data)
+        found += [(entry, piece.object_id) for entry in bad]
+    for entry in entries:
+        if entry.chunks:
+            try:
+                async for _ in pieces(store, threads, entry, 0, entry.size):
+                    pass
+            except Damaged as error:
+                found.append((entry, error.object_id))
+    return found
+
+
+def _bad_pieces(piece: plan.Range, data: memoryview) -> list[Entry]:
+    return [
+        entry
+        for entry, start, length in piece.pieces
+        if blake3(data[start : start + length]).digest() != entry.digest
+    ]
+
+
+async def _read(store: Store, entry: Entry, object_id: str, offset: int, length: int) -> memoryview:
+    data = memoryview(bytearray(length))
+    try:
+        await store.read_into(object_key(object_id), offset, data)
+    except (NotFound, Corrupt) as error:
+        raise corrupt(entry, object_id) from error
+    return data
 
 
 def bad_chunk(entry: Entry, piece: plan.ChunkRange, data: memoryview) -> int | None:

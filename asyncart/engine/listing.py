@@ -10,13 +10,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..model import Content, Entry, Extent
+from ..model import Chunk, Content, Entry, Extent
 from .statcache import RACY_NS, StatCache, Stamp, packed
 
 EXECUTABLE = 1
 KNOWN = 2  # the digest column is filled
 FROM_CACHE = 4  # ... by the stat cache: the file was not read
 IMMUTABLE = 8  # the user's word: it may be linked instead of copied
+OVERWRITES = 16  # the user's word: it replaces what has the same path
 
 NOWHERE = -1  # not placed yet (or empty: nothing to place)
 APART = -2  # placement is in `contents`, not in the columns
@@ -56,7 +57,12 @@ class Listing:
         return len(self.folders) - 1
 
     def add(
-        self, path: str, folder: int, stamp: tuple[int, int, int, int], flags: int, digest: bytes | None
+        self,
+        path: str,
+        folder: int,
+        stamp: tuple[int, int, int, int],
+        flags: int,
+        digest: bytes | None,
     ) -> int:
         self.paths.append(path)
         self.folder_of.append(folder)
@@ -130,6 +136,11 @@ class Listing:
             self.object_of = array("i", [NOWHERE]) * n
             self.offsets = array("q", [0]) * n
 
+    def forget_placement(self) -> None:
+        """What was believed to be stored is not any more: everything must be placed again."""
+        self.object_of, self.offsets = array("i"), array("q")
+        self.object_ids, self._object_rows, self.contents = [], {}, {}
+
     def place(self, row: int, object_id: str, offset: int) -> None:
         index = self._object_rows.get(object_id)
         if index is None:
@@ -154,7 +165,7 @@ class Listing:
         """Every row as an entry; all must have a digest and a place."""
         for row, path in enumerate(self.paths):
             extents: tuple[Extent, ...] = ()
-            chunks = ()
+            chunks: tuple[Chunk, ...] = ()
             index = self.object_of[row]
             if index >= 0:
                 extents = (Extent(self.object_ids[index], self.offsets[row], self.sizes[row]),)
@@ -214,4 +225,13 @@ class Listing:
         return cache.merged(self.folders[folder], device, found.values())
 
 
-__all__ = ["APART", "EXECUTABLE", "FROM_CACHE", "IMMUTABLE", "KNOWN", "NOWHERE", "Listing"]
+__all__ = [
+    "APART",
+    "EXECUTABLE",
+    "FROM_CACHE",
+    "IMMUTABLE",
+    "KNOWN",
+    "NOWHERE",
+    "OVERWRITES",
+    "Listing",
+]

@@ -76,20 +76,26 @@ written by a few calls in C per block. 100,000 files of 1-19 KB in packs (one bu
 
 from __future__ import annotations
 
-import operator
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, islice, pairwise, repeat
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import msgspec
 from blake3 import blake3
 
 from asyncart.engine import zstd
+from asyncart.engine.columns import (
+    check_paths,
+    is_ascending,
+    pack_strings,
+    unpack_numbers,
+    unpack_slices,
+    unpack_strings,
+)
+from asyncart.engine.records import MAX_BYTES, decode_record, encode_record
 from asyncart.errors import Corrupt, Invalid
-from asyncart.model import DIGEST_BYTES, Chunk, Entry, Extent, ManifestLocation, Reference
-from asyncart.names import is_safe_entry_path
+from asyncart.model import DIGEST_BYTES, Entry, ManifestLocation
 
 MAGIC = b"asyncart manifest 1\n"
 TRAILER_BYTES = 28
@@ -100,43 +106,13 @@ BLOCK_BYTES = 128 << 10  # estimate of the record; a longer one only if a single
 MAX_RECORD_BYTES = 1 << 20  # several entries: BLOCK_BYTES with room for other writers
 MAX_ENTRY_RECORD_BYTES = 256 << 20  # a single entry: 36 bytes per chunk
 MAX_INDEX_BYTES = 64 << 20  # some 250,000,000 entries
-MAX_CHUNK_BYTES = 64 << 20  # readers hold a chunk in memory; ours are at most 4 MiB
+
 DIGEST_BATCH = 4096  # pairs hashed at once by ContentDigest: some 300 KB
 
-MAX_BYTES = (1 << 62) - 1  # sizes, offsets, totals: two of them still add up in 63 bits
-
-_EXECUTABLE = 1
-_LISTED = 2
-_REFERENCE = 4
-_HAS_ETAG = 8
-_DIGEST_IS_CONTENT = 16
-_REFERENCE_FLAGS = _REFERENCE | _HAS_ETAG | _DIGEST_IS_CONTENT
-
 _BLOCK_DIGEST_BYTES = 16
-_OBJECT_ID_BYTES = 16
 _TRAILER = struct.Struct("<II20s")
-_EXTENT = struct.Struct("<IQQ")
 _U32 = struct.Struct("<I")
 _LEVEL = 1  # level 3 saves 4 % (digests do not compress) and takes twice the time
-
-
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The columns of a block; the names are those of the format."""
-
-    objects: bytes
-    paths: bytes
-    digests: bytes
-    sizes: bytes
-    flags: bytes
-    object_indexes: bytes
-    offsets: bytes
-    extent_counts: bytes
-    extents: bytes
-    chunk_counts: bytes
-    chunk_digests: bytes
-    chunk_lengths: bytes
-    uris: bytes
-    etags: bytes
 
 
 class _Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,7 +126,6 @@ class _Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digests: bytes
 
 
-_RECORD = msgspec.msgpack.Decoder(_Record)
 _INDEX = msgspec.msgpack.Decoder(_Index)
 
 
@@ -178,16 +153,17 @@ class BlockInfo(msgspec.Struct, frozen=True):
 class ManifestWriter:
     """Turns sorted entries into the bytes of a manifest object, block by block.
 
-    Write out, in order, what `append` returns (often nothing), then what `finish` returns. It holds
-    at most one block of entries, and some 100 bytes for every 512 entries written. After an exception
-    the writer is of no use.
+    Write out, in order, what `append` returns (often nothing), then what `finish` returns. It keeps at
+    most one block of entries, the index of those written (about 1 KB each) and the set of object ids;
+    so append a bounded number of entries at a time. After an exception the writer is of no use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, block_entries: int = BLOCK_ENTRIES) -> None:
         self.entry_count = 0
         self.total_size = 0
         self.object_ids: set[str] = set()  # every object that an extent names
         self.size = 0  # bytes returned so far
+        self._block_entries = block_entries
         self._pending: list[Entry] = []
         self._pending_cost = 0
         self._last_path = ""
@@ -206,7 +182,7 @@ class ManifestWriter:
         for entry in entries:
             cost = _cost(entry)
             if self._pending and (
-                len(self._pending) >= BLOCK_ENTRIES or self._pending_cost + cost > BLOCK_BYTES
+                len(self._pending) >= self._block_entries or self._pending_cost + cost > BLOCK_BYTES
             ):
                 finished.append(self._close_block())
             self._pending.append(entry)
@@ -266,178 +242,17 @@ class ManifestWriter:
 
 
 def _cost(entry: Entry) -> int:
-    """About how many bytes the entry adds to its record; never less than half of the truth."""
+    """About how many bytes the entry adds to its record.
+
+    Characters count as one byte, so it may be up to four times too low, which leaves a block of several
+    entries well below MAX_RECORD_BYTES.
+    """
     cost = 64 + len(entry.path)
     if entry.chunks or len(entry.extents) > 1:
         cost += 36 * len(entry.chunks) + 36 * len(entry.extents)
     if entry.reference is not None:
         cost += len(entry.reference.uri) + len(entry.reference.etag or "")
     return cost
-
-
-def encode_record(entries: Sequence[Entry], after: str = "") -> tuple[bytes, list[str]]:
-    """The uncompressed record of one block, and the ids of the objects that it names.
-
-    Raises Invalid for entries that no reader would accept; `after` is the path in front of the first.
-    """
-    paths = [entry.path for entry in entries]
-    digests = [entry.digest for entry in entries]
-    sizes = [entry.size for entry in entries]
-    flags = bytearray(len(entries))
-    object_ids: dict[str, int] = {}
-    indexes: list[int] = []
-    offsets: list[int] = []
-    special: list[tuple[int, Entry]] = []
-    for row, entry in enumerate(entries):
-        extents = entry.extents
-        if entry.executable:
-            flags[row] = _EXECUTABLE
-        if entry.reference is None and not entry.chunks and len(extents) == 1:
-            object_id, offset, length = extents[0].object_id, extents[0].offset, extents[0].length
-            if length != entry.size or not length or offset < 0:
-                _refuse(entry.path, "its only extent does not cover the file")
-            indexes.append(object_ids.setdefault(object_id, len(object_ids)))
-            offsets.append(offset)
-        else:
-            indexes.append(0)
-            offsets.append(0)
-            if entry.size or extents or entry.chunks or entry.reference is not None:
-                special.append((row, entry))
-    _check_plain_columns(paths, digests, sizes, offsets, after)
-    side = _encode_special(special, flags, object_ids)
-    count = len(entries)
-    record = _Record(
-        objects=b"".join([_object_id_bytes(object_id) for object_id in object_ids]),
-        paths=_packed(paths),
-        digests=b"".join(digests),
-        sizes=struct.pack(f"<{count}Q", *sizes),
-        flags=bytes(flags),
-        object_indexes=struct.pack(f"<{count}I", *indexes),
-        offsets=struct.pack(f"<{count}Q", *offsets),
-        **side,
-    )
-    return msgspec.msgpack.encode(record), list(object_ids)
-
-
-def _check_plain_columns(
-    paths: Sequence[str],
-    digests: Sequence[bytes],
-    sizes: Sequence[int],
-    offsets: Sequence[int],
-    after: str,
-) -> None:
-    if not after < paths[0] or not _is_ascending(paths):
-        for earlier, later in pairwise([after, *paths]):
-            if not earlier < later:
-                raise Invalid(
-                    f"{later}: follows {earlier!r}: entries must be sorted, each path once"
-                )
-    if not all(map(is_safe_entry_path, paths)):
-        unsafe = next(path for path in paths if not is_safe_entry_path(path))
-        raise Invalid(f"{unsafe!r} is not a safe path for an entry")
-    if set(map(len, digests)) != {DIGEST_BYTES}:
-        path = next(p for p, d in zip(paths, digests, strict=True) if len(d) != DIGEST_BYTES)
-        _refuse(path, f"its digest is not {DIGEST_BYTES} bytes long")
-    if min(sizes) < 0 or max(sizes) > MAX_BYTES or max(offsets) > MAX_BYTES:
-        for path, size, offset in zip(paths, sizes, offsets, strict=True):
-            if not 0 <= size <= MAX_BYTES or offset > MAX_BYTES:
-                _refuse(path, "its size or offset is out of range")
-
-
-def _encode_special(
-    special: Sequence[tuple[int, Entry]], flags: bytearray, object_ids: dict[str, int]
-) -> dict[str, bytes]:
-    """The columns for listed entries and references; sets their flags."""
-    listed: list[Entry] = []
-    references: list[Reference] = []
-    for row, entry in special:
-        if entry.reference is None:
-            if problem := _listing_problem(entry):
-                _refuse(entry.path, problem)
-            flags[row] |= _LISTED
-            listed.append(entry)
-            continue
-        if problem := _reference_problem(entry):
-            _refuse(entry.path, problem)
-        flags[row] |= _REFERENCE
-        flags[row] |= _HAS_ETAG * (entry.reference.etag is not None)
-        flags[row] |= _DIGEST_IS_CONTENT * entry.reference.digest_is_content
-        references.append(entry.reference)
-    extents = [
-        _EXTENT.pack(
-            object_ids.setdefault(extent.object_id, len(object_ids)), extent.offset, extent.length
-        )
-        for entry in listed
-        for extent in entry.extents
-    ]
-    chunks = [chunk for entry in listed for chunk in entry.chunks]
-    return {
-        "extent_counts": struct.pack(f"<{len(listed)}I", *[len(entry.extents) for entry in listed]),
-        "extents": b"".join(extents),
-        "chunk_counts": struct.pack(f"<{len(listed)}I", *[len(entry.chunks) for entry in listed]),
-        "chunk_digests": b"".join([chunk.digest for chunk in chunks]),
-        "chunk_lengths": struct.pack(f"<{len(chunks)}I", *[chunk.length for chunk in chunks]),
-        "uris": _packed([reference.uri for reference in references]),
-        "etags": _packed([item.etag for item in references if item.etag is not None]),
-    }
-
-
-def _listing_problem(entry: Entry) -> str | None:
-    """What is wrong with an entry's extents and chunks; the same rules for writing and reading."""
-    extents, chunks = entry.extents, entry.chunks
-    if not entry.size:
-        return "it is empty but has extents or chunks" if extents or chunks else None
-    for extent in extents:
-        if not 0 < extent.length <= MAX_BYTES or not 0 <= extent.offset <= MAX_BYTES:
-            return "an extent is empty or out of range"
-    ends = list(accumulate([extent.length for extent in extents]))
-    if not ends or ends[-1] != entry.size:
-        return "its extents do not cover the file"
-    if not chunks:
-        return None
-    for chunk in chunks:
-        if not 0 < chunk.length <= MAX_CHUNK_BYTES or len(chunk.digest) != DIGEST_BYTES:
-            return "a chunk is empty, too long, or has no digest"
-    chunk_ends = list(accumulate([chunk.length for chunk in chunks]))
-    if chunk_ends[-1] != entry.size:
-        return "its chunks do not cover the file"
-    if len(ends) > 1 and not set(chunk_ends).issuperset(ends):
-        return "an extent ends inside a chunk"
-    return None
-
-
-def _reference_problem(entry: Entry) -> str | None:
-    reference = entry.reference
-    if reference is None:
-        return None
-    if entry.extents or entry.chunks:
-        return "a reference has no stored bytes"
-    for text in (reference.uri, reference.etag or ""):
-        if "\0" in text:
-            return "its URI or ETag contains a NUL byte"
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return "its URI or ETag is not valid UTF-8"
-    return None if reference.uri else "its URI is empty"
-
-
-def _refuse(path: str, problem: str) -> NoReturn:
-    raise Invalid(f"{path}: cannot be written to a manifest: {problem}")
-
-
-def _packed(texts: Sequence[str]) -> bytes:
-    return "\0".join([*texts, ""]).encode()
-
-
-def _object_id_bytes(object_id: str) -> bytes:
-    try:
-        raw = bytes.fromhex(object_id)
-    except ValueError:
-        raw = b""
-    if len(raw) != _OBJECT_ID_BYTES or raw.hex() != object_id:
-        raise Invalid(f"{object_id!r} is not the id of an object (32 lower-case hex digits)")
-    return raw
 
 
 def _block_digest(block: bytes | memoryview) -> bytes:
@@ -456,7 +271,7 @@ def encode_index(blocks: Sequence[BlockInfo]) -> bytes:
     """The uncompressed index. The blocks lie side by side, in this order."""
     count = len(blocks)
     index = _Index(
-        first_paths=_packed([block.first_path for block in blocks]),
+        first_paths=pack_strings([block.first_path for block in blocks]),
         entry_counts=struct.pack(f"<{count}I", *[block.entry_count for block in blocks]),
         entry_bytes=struct.pack(f"<{count}Q", *[block.entry_bytes for block in blocks]),
         lengths=struct.pack(f"<{count}I", *[block.length for block in blocks]),
@@ -533,13 +348,13 @@ def _decode_index(location: ManifestLocation, data: bytes | memoryview) -> Itera
         raise Corrupt(f"an index of {raw_bytes:,} bytes is too large")
     index = _INDEX.decode(zstd.decompress(memoryview(data)[:frame_bytes], raw_bytes))
     count = len(index.entry_counts) // 4
-    first_paths = _unpacked(index.first_paths, count)
-    entry_counts = _numbers(index.entry_counts, count, "I")
-    entry_bytes = _numbers(index.entry_bytes, count, "Q")
-    lengths = _numbers(index.lengths, count, "I")
-    record_bytes = _numbers(index.record_bytes, count, "I")
-    digests = _slices(index.digests, count, _BLOCK_DIGEST_BYTES)
-    _check_paths(first_paths)
+    first_paths = unpack_strings(index.first_paths, count)
+    entry_counts = unpack_numbers(index.entry_counts, count, "I")
+    entry_bytes = unpack_numbers(index.entry_bytes, count, "Q")
+    lengths = unpack_numbers(index.lengths, count, "I")
+    record_bytes = unpack_numbers(index.record_bytes, count, "I")
+    digests = unpack_slices(index.digests, count, _BLOCK_DIGEST_BYTES)
+    check_paths(first_paths)
     if sum(entry_bytes) > MAX_BYTES:
         raise Corrupt("its sizes are out of range")
     offset = 0
@@ -582,170 +397,6 @@ def decode_block(info: BlockInfo, data: bytes | memoryview) -> list[Entry]:
     return entries
 
 
-class _Columns(msgspec.Struct, frozen=True):
-    """The columns that have a value for every entry."""
-
-    object_ids: list[str]
-    paths: list[str]
-    digests: list[bytes]
-    sizes: tuple[int, ...]
-    flags: bytes
-    indexes: tuple[int, ...]
-    offsets: tuple[int, ...]
-
-
-def decode_record(raw: bytes, count: int) -> list[Entry]:
-    """The entries of an uncompressed record. Raises Corrupt, msgspec.DecodeError, UnicodeDecodeError."""
-    record = _RECORD.decode(raw)
-    columns = _decode_columns(record, count)
-    listings = _decode_listings(record, columns.object_ids)
-    references = _decode_references(record)
-    if columns.flags.strip(b"\0\1") or not all(columns.sizes):
-        return list(_decode_rows(columns, listings, references))
-    # All in C: this is what nearly every block of a tree of small files looks like.
-    objects = [columns.object_ids[index] for index in columns.indexes]
-    return list(
-        map(
-            Entry,
-            columns.paths,
-            columns.digests,
-            columns.sizes,
-            zip(map(Extent, objects, columns.offsets, columns.sizes), strict=True),
-            repeat(()),
-            map(bool, columns.flags),
-        )
-    )
-
-
-def _decode_columns(record: _Record, count: int) -> _Columns:
-    raw_ids = _slices(record.objects, len(record.objects) // _OBJECT_ID_BYTES, _OBJECT_ID_BYTES)
-    columns = _Columns(
-        object_ids=[raw_id.hex() for raw_id in raw_ids],
-        paths=_unpacked(record.paths, count),
-        digests=_slices(record.digests, count, DIGEST_BYTES),
-        sizes=_numbers(record.sizes, count, "Q"),
-        flags=_slices(record.flags, 1, count)[0],
-        indexes=_numbers(record.object_indexes, count, "I"),
-        offsets=_numbers(record.offsets, count, "Q"),
-    )
-    _check_paths(columns.paths)
-    if max(columns.sizes) > MAX_BYTES or max(columns.offsets) > MAX_BYTES:
-        raise Corrupt("a size or offset is out of range")
-    if max(columns.indexes) >= len(raw_ids):
-        # Without objects there is nothing to point to: then every index must be the unused zero.
-        has_plain = any(
-            size and not flag & (_LISTED | _REFERENCE)
-            for size, flag in zip(columns.sizes, columns.flags, strict=True)
-        )
-        if raw_ids or has_plain or any(columns.indexes):
-            raise Corrupt("an extent names an object that is not in the table")
-    return columns
-
-
-def _decode_listings(
-    record: _Record, object_ids: Sequence[str]
-) -> Iterator[tuple[tuple[Extent, ...], tuple[Chunk, ...]]]:
-    """Extents and chunks of the listed entries, in order."""
-    count = sum([flag & _LISTED for flag in record.flags]) // _LISTED
-    extent_counts = _numbers(record.extent_counts, count, "I")
-    chunk_counts = _numbers(record.chunk_counts, count, "I")
-    if len(record.extents) != sum(extent_counts) * _EXTENT.size:
-        raise Corrupt("the column of extents has the wrong length")
-    digests = _slices(record.chunk_digests, sum(chunk_counts), DIGEST_BYTES)
-    lengths = _numbers(record.chunk_lengths, sum(chunk_counts), "I")
-    rows = list(_EXTENT.iter_unpack(record.extents))
-    if any(row[0] >= len(object_ids) for row in rows):
-        raise Corrupt("an extent names an object that is not in the table")
-    extents = (Extent(object_ids[index], offset, length) for index, offset, length in rows)
-    chunks = map(Chunk, digests, lengths)
-    return (
-        (tuple(islice(extents, extent_count)), tuple(islice(chunks, chunk_count)))
-        for extent_count, chunk_count in zip(extent_counts, chunk_counts, strict=True)
-    )
-
-
-def _decode_references(record: _Record) -> Iterator[Reference]:
-    """The references, in order of their entries."""
-    flags = [flag for flag in record.flags if flag & _REFERENCE]
-    uris = _unpacked(record.uris, len(flags))
-    etags = iter(_unpacked(record.etags, sum([flag & _HAS_ETAG for flag in flags]) // _HAS_ETAG))
-    if not all(uris):
-        raise Corrupt("a reference has no URI")
-    return (
-        Reference(
-            uri,
-            next(etags) if flag & _HAS_ETAG else None,
-            bool(flag & _DIGEST_IS_CONTENT),
-        )
-        for uri, flag in zip(uris, flags, strict=True)
-    )
-
-
-def _decode_rows(
-    columns: _Columns,
-    listings: Iterator[tuple[tuple[Extent, ...], tuple[Chunk, ...]]],
-    references: Iterator[Reference],
-) -> Iterator[Entry]:
-    """For blocks that hold anything but plain files that are not empty."""
-    for path, digest, size, flag, index, offset in zip(
-        columns.paths,
-        columns.digests,
-        columns.sizes,
-        columns.flags,
-        columns.indexes,
-        columns.offsets,
-        strict=True,
-    ):
-        extents: tuple[Extent, ...] = ()
-        chunks: tuple[Chunk, ...] = ()
-        reference = None
-        kind = flag & ~_EXECUTABLE
-        if kind == _LISTED:
-            extents, chunks = next(listings)
-        elif kind & _REFERENCE and not kind & ~_REFERENCE_FLAGS:
-            reference = next(references)
-        elif kind:
-            raise Corrupt(f"{path}: unknown flags {flag:#x}")
-        elif size:
-            extents = (Extent(columns.object_ids[index], offset, size),)
-        entry = Entry(path, digest, size, extents, chunks, bool(flag & _EXECUTABLE), reference)
-        if kind == _LISTED and (problem := _listing_problem(entry)):
-            raise Corrupt(f"{path}: {problem}")
-        yield entry
-
-
-def _check_paths(paths: Sequence[str]) -> None:
-    if not _is_ascending(paths):
-        raise Corrupt("its paths are not in ascending order, each once")
-    if not all(map(is_safe_entry_path, paths)):
-        unsafe = next(path for path in paths if not is_safe_entry_path(path))
-        raise Corrupt(f"it holds the unsafe path {unsafe[:200]!r}")
-
-
-def _numbers(column: bytes, count: int, kind: str) -> tuple[int, ...]:
-    """`kind` is "I" for u32 and "Q" for u64."""
-    if len(column) != count * (4 if kind == "I" else 8):
-        raise Corrupt("a column of numbers has the wrong length")
-    return struct.unpack(f"<{count}{kind}", column)
-
-
-def _slices(column: bytes, count: int, width: int) -> list[bytes]:
-    if len(column) != count * width:
-        raise Corrupt(f"a column of {width}-byte values has the wrong length")
-    return [column[start : start + width] for start in range(0, len(column), width)]
-
-
-def _unpacked(column: bytes, count: int) -> list[str]:
-    """Packed strings. Counted before they are made, so that no length is believed."""
-    if column.count(0) != count or (column and column[-1]):
-        raise Corrupt("a column of strings has the wrong number of them")
-    return column.decode().split("\0")[:-1]
-
-
-def _is_ascending(values: Sequence[str]) -> bool:
-    return all(map(operator.lt, values, islice(values, 1, None)))
-
-
 # --- the version's digest --------------------------------------------------------------------------
 
 
@@ -756,7 +407,7 @@ class ContentDigest:
     order of the paths' code points: u32 (little-endian) length of the path in UTF-8, the path, the 32
     bytes of the content's digest. Frozen for ever: two versions are the same if this is.
 
-    100,000 pairs by `update_many`: see DIGEST_BATCH.
+    `update_many` takes 23 ms for 100,000 pairs; in one call or in batches gives the same.
     """
 
     HEADER: ClassVar[bytes] = b"asyncart content 1\n"
@@ -775,7 +426,7 @@ class ContentDigest:
             return
         if len(paths) != len(digests) or set(map(len, digests)) != {DIGEST_BYTES}:
             raise Invalid(f"each path needs one digest of {DIGEST_BYTES} bytes")
-        if not self._last_path < paths[0] or not _is_ascending(paths):
+        if not self._last_path < paths[0] or not is_ascending(paths):
             raise Invalid(f"{paths[0]}: entries must be added in ascending order, each path once")
         for start in range(0, len(paths), DIGEST_BATCH):
             encoded = [path.encode() for path in paths[start : start + DIGEST_BATCH]]

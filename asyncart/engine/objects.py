@@ -38,7 +38,12 @@ class ObjectWriter:
     """One object, appended to in order. Use `finish` or `abort`; sends run in the given task group."""
 
     def __init__(
-        self, store: Store, index: Index, group: TaskGroup, size_hint: int | None = None, resume_key: str = ""
+        self,
+        store: Store,
+        index: Index,
+        group: TaskGroup,
+        size_hint: int | None = None,
+        resume_key: str = "",
     ) -> None:
         self.object_id = ""
         self.size = 0
@@ -109,7 +114,9 @@ class ObjectWriter:
             key = object_key(self.object_id)
             self._upload = await self._store.begin_upload(key, self._size_hint)
             if self._upload.token:
-                await self._index.register_upload(self.object_id, self._upload.token, self._resume_key)
+                await self._index.register_upload(
+                    self.object_id, self._upload.token, self._resume_key
+                )
         views, releases = self._take()
         index, offset = self._parts, self._sent
         self._parts += 1

@@ -18,7 +18,9 @@ PACK_FILE_BYTES = 8 << 20  # smaller files share a pack: stores are capped by re
 PACK_BYTES = 64 << 20  # 100,000 files of 10 KB in 16 objects
 BATCH_BYTES = 8 << 20  # read, hashed and sent at once; larger gained nothing (warm, 2 cores)
 BATCH_FILES = 1024  # one worker-thread hop costs 60 us, one file about 12 us
-BLOCK_BYTES = 16 << 20  # a large file's step: the held-back chunk at its end costs 3-6 % of re-reading
+BLOCK_BYTES = (
+    16 << 20
+)  # a large file's step: the held-back chunk at its end costs 3-6 % of re-reading
 MAX_PARTS = 9_000  # S3 allows 10,000
 RANGE_BYTES = 16 << 20
 GAP_BYTES = 1 << 20  # reading over a gap of 1 MiB is cheaper than another request
@@ -88,7 +90,9 @@ def ranges(entries: Iterable[Entry]) -> list[Range]:
         for entry in members:
             extent = entry.extents[0]
             stop = extent.offset + extent.length
-            if pieces and (extent.offset > end + GAP_BYTES or max(stop, end) - offset > RANGE_BYTES):
+            if pieces and (
+                extent.offset > end + GAP_BYTES or max(stop, end) - offset > RANGE_BYTES
+            ):
                 merged.append(Range(object_id, offset, end - offset, pieces))
                 pieces = []
             if not pieces:
@@ -106,7 +110,9 @@ def _offset(entry: Entry) -> int:
 def check_small(entry: Entry) -> None:
     """A file without chunks is verified in one piece, so it must be one extent of a bounded size."""
     if len(entry.extents) != 1 or entry.size > PACK_BYTES:
-        raise Corrupt(f"{entry.path}: its manifest entry ({entry.size} bytes, {len(entry.extents)} extents, no chunks) cannot be verified; log the content again")
+        raise Corrupt(
+            f"{entry.path}: its manifest entry ({entry.size} bytes, {len(entry.extents)} extents, no chunks) cannot be verified; log the content again"
+        )
 
 
 class ChunkRange(NamedTuple):
@@ -142,18 +148,26 @@ def chunk_ranges(entry: Entry, wanted: Sequence[bool] | None = None) -> list[Chu
                 file_offset += length
                 index += 1
             if offset > stop or (offset < stop and index == len(entry.chunks)):
-                raise Corrupt(f"{entry.path}: its extents and chunks do not fit together; log the content again")
+                raise Corrupt(
+                    f"{entry.path}: its extents and chunks do not fit together; log the content again"
+                )
             if index > first:
-                found.append(ChunkRange(extent.object_id, start, offset - start, first, index, start_in_file))
+                found.append(
+                    ChunkRange(extent.object_id, start, offset - start, first, index, start_in_file)
+                )
             else:
                 length = entry.chunks[index].length
                 offset += length
                 file_offset += length
                 index += 1
                 if offset > stop:
-                    raise Corrupt(f"{entry.path}: its extents and chunks do not fit together; log the content again")
+                    raise Corrupt(
+                        f"{entry.path}: its extents and chunks do not fit together; log the content again"
+                    )
     if index != len(entry.chunks):
-        raise Corrupt(f"{entry.path}: its extents and chunks do not fit together; log the content again")
+        raise Corrupt(
+            f"{entry.path}: its extents and chunks do not fit together; log the content again"
+        )
     return found
 
 

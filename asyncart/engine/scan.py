@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from .. import names
 from ..errors import Denied, Invalid, NotFound
-from .listing import EXECUTABLE, IMMUTABLE, Listing
+from .listing import EXECUTABLE, IMMUTABLE, OVERWRITES, Listing
 from .statcache import Folder, StatCache, signed
 
 Symlinks = Literal["follow", "error", "skip"]
@@ -74,7 +74,6 @@ class _Scanner:
         self._checkpoint = checkpoint
         self._listing = Listing()
         self._single_folders: dict[str, tuple[int, Folder]] = {}
-        self._overwriting: set[int] = set()
         self._removed: set[int] = set()
 
     def add_file(self, source: FileSource) -> None:
@@ -102,7 +101,9 @@ class _Scanner:
             st = _stat(local)
             here = (st.st_dev, st.st_ino)
             if here in above:
-                raise Invalid(f"{local} leads back to a folder above it: a loop of symbolic links; remove it or use symlinks='skip'")
+                raise Invalid(
+                    f"{local} leads back to a folder above it: a loop of symbolic links; remove it or use symlinks='skip'"
+                )
             for name in self._add_files_of(local, prefix, source):
                 pending.append((f"{local}/{name}", f"{prefix}{name}/", (*above, here)))
 
@@ -130,7 +131,9 @@ class _Scanner:
             except OSError as error:
                 raise _translated(error, item.path) from error
             if not stat.S_ISREG(st.st_mode):
-                raise Invalid(f"{item.path} is {_kind(st.st_mode)}; only files, folders and links to them can be stored: remove it, or add what you want file by file")
+                raise Invalid(
+                    f"{item.path} is {_kind(st.st_mode)}; only files, folders and links to them can be stored: remove it, or add what you want file by file"
+                )
             if index < 0:
                 index = self._listing.add_folder(local, st.st_dev, len(known), is_whole=True)
             self._add(prefix + item.name, index, known, item.name, st, source)
@@ -152,11 +155,10 @@ class _Scanner:
         flags = EXECUTABLE if st.st_mode & stat.S_IXUSR else 0
         if source.is_immutable:
             flags |= IMMUTABLE
-        stamp = (inode, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
-        row = self._listing.add(path, folder, stamp, flags, digest)
         if source.overwrite:
-            self._overwriting.add(row)
-        return row
+            flags |= OVERWRITES
+        stamp = (inode, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+        return self._listing.add(path, folder, stamp, flags, digest)
 
     def remove(self, path: str) -> None:
         below = path + "/"
@@ -176,7 +178,7 @@ class _Scanner:
         rows: list[int] = []
         for row in kept:
             if rows and paths[rows[-1]] == paths[row]:
-                if row not in self._overwriting:
+                if not listing.flags[row] & OVERWRITES:
                     self._check_same(rows[-1], row)
                 rows[-1] = row
             else:
@@ -186,7 +188,9 @@ class _Scanner:
     def _check_same(self, first: int, second: int) -> None:
         a, b = self._listing.local_path(first), self._listing.local_path(second)
         if not same_content(a, b):
-            raise Invalid(f"{self._listing.paths[first]} was added twice with different content, from {a} and from {b}; rename one (name=) or pass overwrite=True")
+            raise Invalid(
+                f"{self._listing.paths[first]} was added twice with different content, from {a} and from {b}; rename one (name=) or pass overwrite=True"
+            )
 
 
 def same_content(first: str, second: str) -> bool:
@@ -224,7 +228,9 @@ def _stat(local: str) -> os.stat_result:
 def _translated(error: OSError, local: str) -> Exception:
     if isinstance(error, FileNotFoundError):
         if os.path.islink(local):
-            return NotFound(f"{local} is a broken symbolic link (to {os.readlink(local)}); remove it or use symlinks='skip'")
+            return NotFound(
+                f"{local} is a broken symbolic link (to {os.readlink(local)}); remove it or use symlinks='skip'"
+            )
         return NotFound(f"{local} does not exist (any more); check the path and log again")
     if isinstance(error, PermissionError):
         return Denied(f"{local} cannot be read: permission denied; change its mode or its owner")

@@ -23,7 +23,9 @@ from typing import NamedTuple
 import msgspec
 
 RACY_NS = 2_000_000_000  # git's rule; FAT stamps are that coarse, and clocks of file servers differ
-SCHEMA = "CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY, files BLOB NOT NULL) WITHOUT ROWID"
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY, files BLOB NOT NULL) WITHOUT ROWID"
+)
 
 
 class _Columns(msgspec.Struct, array_like=True, gc=False):
@@ -115,9 +117,11 @@ class StatCache:
         """What is known of the folder (an absolute path); empty if nothing."""
         with self._lock:
             try:
-                row = self._connection().execute(
-                    "SELECT files FROM folders WHERE path = ?", (folder,)
-                ).fetchone()
+                row = (
+                    self._connection()
+                    .execute("SELECT files FROM folders WHERE path = ?", (folder,))
+                    .fetchone()
+                )
             except sqlite3.DatabaseError as error:
                 self._discard(error)
                 return Folder()

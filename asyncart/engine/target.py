@@ -9,7 +9,8 @@ names it. Every error of the operating system leaves here as one of asyncart's o
 How: every directory is opened relative to the descriptor of its parent with O_NOFOLLOW, so that there is
 no moment between checking a path and using it. Files are created (O_EXCL) under a temporary name in their
 directory and renamed. Where the system has no such calls (Windows) the same steps are taken by path, with
-an lstat before each: good against hostile artifacts, not against a hostile process beside us.
+an lstat of every directory for each file: good against hostile artifacts, but not against a hostile
+process beside us.
 
 Not promised: durability. A downloaded file can be downloaded again, so nothing is fsynced.
 
@@ -102,15 +103,15 @@ class Target:
             if create:
                 os.makedirs(root, exist_ok=True)
             if _HAS_DIR_FDS:
-                self._root = _Directory("", os.open(root, _OPEN_ROOT), "", False)
+                top = _Directory("", os.open(root, _OPEN_ROOT), "", False)
             else:
                 resolved = os.path.realpath(root, strict=True)
                 if not os.path.isdir(resolved):
                     raise NotADirectoryError(errno.ENOTDIR, "not a directory", root)
-                self._root = _Directory("", None, os.path.join(resolved, ""), False)
+                top = _Directory("", None, os.path.join(resolved, ""), False)
         except OSError as error:
             raise self._failure("", error) from error
-        self._directories[""] = self._root
+        self._directories[""] = top  # never evicted
 
     def close(self) -> None:
         """Close all directories; those that a thread is still using follow when it is done."""
@@ -247,7 +248,7 @@ class Target:
         known, rest = head, []
         while known not in self._directories:
             if not known:
-                raise Invalid(f"{self.root}: this download folder is closed")
+                raise self._closed()
             if not create and known in self._absent:
                 self._absent.add(head)
                 return None
@@ -286,12 +287,15 @@ class Target:
     def _cache(self, directory: _Directory) -> None:
         """Keep it open; if there are too many, close those that were not used for the longest time.
 
-        The "clock" approximation of LRU: a hit sets a flag, without a lock.
+        The "clock" approximation of LRU: a hit sets a flag, without a lock. By path nothing can be kept:
+        what was a directory may be a link by the next time.
         """
+        if directory.fd is None:
+            return
         while len(self._directories) >= MAX_OPEN_DIRECTORIES:
             oldest = next(iter(self._directories))
             candidate = self._directories.pop(oldest)
-            if candidate.was_used or candidate is self._root:
+            if candidate.was_used or not candidate.path:
                 candidate.was_used = False
                 self._directories[oldest] = candidate
         self._directories[directory.path] = directory
@@ -316,19 +320,19 @@ class Target:
         """
         is_published = False
         try:
-            if not directory.is_new:
-                self._refuse_obstacle(directory, name, path)
-            if _RENAMES_OPEN_FILES:
-                _rename(directory, temp, name)
-                is_published = True
-                return os.fstat(fd)
-        finally:
             try:
+                if not directory.is_new:
+                    self._refuse_obstacle(directory, name, path)
+                if _RENAMES_OPEN_FILES:
+                    _rename(directory, temp, name)
+                    is_published = True
+                    return os.fstat(fd)
+            finally:
                 os.close(fd)
-            except OSError:  # NFS reports here that the bytes did not arrive
-                if is_published:
-                    _unlink(directory, name)
-                raise
+        except BaseException:
+            if is_published:  # NFS reports on closing that the bytes did not arrive
+                _unlink(directory, name)
+            raise
         _rename(directory, temp, name)
         return os.stat(directory.prefix + name, dir_fd=directory.fd, follow_symlinks=False)
 
@@ -349,21 +353,27 @@ class Target:
 
     def _files(self) -> Iterator[tuple[_Directory, str]]:
         """Every file below the root, with its directory; links are not followed."""
-        if self._root.fd is None:
-            top = self._root.prefix
+        root = self._directories.get("")
+        if root is None:
+            raise self._closed()
+        if root.fd is None:
+            top = root.prefix
             for where, _, names in os.walk(top):
                 path = os.path.relpath(where, top).replace(os.sep, "/").removeprefix(".")
                 directory = _Directory(path, None, os.path.join(where, ""), False)
                 for name in names:
                     yield directory, name
             return
-        for where, _, names, fd in os.fwalk(".", dir_fd=self._root.fd):
+        for where, _, names, fd in os.fwalk(".", dir_fd=root.fd):
             if any(_TEMP.fullmatch(name) or _PARTIAL.fullmatch(name) for name in names):
                 directory = _Directory(where.removeprefix(".").lstrip("/"), os.dup(fd), "", False)
                 for name in names:
                     yield directory, name
 
     # --- below: what went wrong ---
+
+    def _closed(self) -> Invalid:
+        return Invalid(f"{self.root}: this download folder is closed: open a new Target")
 
     def _full(self, path: str) -> str:
         return os.path.join(self.root, path) if path else self.root
@@ -472,9 +482,8 @@ class Partial:
                 _allocate(self._fd, size)
             os.ftruncate(self._fd, size)
         except OSError as error:
-            failure = self._target._failure(self._path, error, size)
             self.keep() if self.was_there else self.discard()
-            raise failure from error
+            raise self._target._failure(self._path, error, size) from error
 
     def write(self, offset: int, data: memoryview) -> None:
         """Write all of `data` at `offset`."""

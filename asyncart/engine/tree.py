@@ -99,7 +99,9 @@ def _decode(blocks: Sequence[BlockInfo], data: memoryview) -> list[Entry]:
     entries: list[Entry] = []
     start = blocks[0].offset
     for block in blocks:
-        entries += decode_block(block, data[block.offset - start : block.offset - start + block.length])
+        entries += decode_block(
+            block, data[block.offset - start : block.offset - start + block.length]
+        )
     return entries
 
 

@@ -12,7 +12,7 @@ still being digested and sent; chunks that are stored already are pointed to.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import anyio
 
@@ -25,31 +25,16 @@ from .index import Index
 from .listing import Listing
 from .objects import ObjectWriter, Shared
 from .reading import Block, Changed, LargeFile, Moved, read_batch
+from .tally import Tally
 from .tasks import Threads, task_group
 
 ASK_DIGESTS = 4096  # per question to the catalog
 BLOCKS_IN_FLIGHT = 3  # of one large file: one read, one hashed, one sent
-WORKER_BYTES = BLOCKS_IN_FLIGHT * plan.BLOCK_BYTES + plan.BATCH_BYTES  # the most that one worker leases
+WORKER_BYTES = (
+    BLOCKS_IN_FLIGHT * plan.BLOCK_BYTES + plan.BATCH_BYTES
+)  # the most that one worker leases
 
 Job = int | list[list[int]]  # a large file's row, or batches of small ones
-
-
-class Tally:
-    """What an upload has done so far; `changed` is called after every step."""
-
-    def __init__(self, changed: Callable[[Tally], None] = lambda tally: None) -> None:
-        self.files = 0
-        self.bytes = 0
-        self.bytes_deduplicated = 0
-        self.bytes_moved = 0
-        self._changed = changed
-
-    def add(self, files: int, nbytes: int, deduplicated: int, moved: int) -> None:
-        self.files += files
-        self.bytes += nbytes
-        self.bytes_deduplicated += deduplicated
-        self.bytes_moved += moved
-        self._changed(self)
 
 
 class Uploader:
@@ -174,7 +159,12 @@ class _Batch:
     """Small files in one buffer; where each one's bytes lie."""
 
     def __init__(
-        self, listing: Listing, rows: Sequence[int], starts: Sequence[int], lease: Lease, moved: Sequence[Moved]
+        self,
+        listing: Listing,
+        rows: Sequence[int],
+        starts: Sequence[int],
+        lease: Lease,
+        moved: Sequence[Moved],
     ) -> None:
         self.rows = rows
         self._sizes = [listing.sizes[row] for row in rows]
@@ -257,7 +247,7 @@ class _Large:
         self._written: list[tuple[Chunk, int]] = []
         self._in_order = anyio.Lock()
         self._slots = anyio.Semaphore(BLOCKS_IN_FLIGHT)
-        self._after_stored_run = False
+        self._last_pointed: Extent | None = None  # of the chunk before the next one
 
     async def run(self) -> Content:
         uploader, file = self._uploader, self._file
@@ -326,7 +316,7 @@ class _Large:
         asked = [digest for digest in block.digests if digest not in claimed]
         stored = await self._uploader._index.stored_chunks(asked)
         known = [claimed.get(digest) or stored.get(digest) for digest in block.digests]
-        pointed = select_runs(list(zip(block.lengths, known, strict=True)), self._after_stored_run)
+        pointed = select_runs(list(zip(block.lengths, known, strict=True)), self._last_pointed)
         if not all(pointed):
             await writer.begin()
         spans = _Spans()
@@ -344,7 +334,7 @@ class _Large:
                 offset += length
             self._extents.append(extent)
             start += length
-        self._after_stored_run = bool(pointed and pointed[-1])
+        self._last_pointed = self._extents[-1] if pointed and pointed[-1] else None
         return spans.views(buffer)
 
 

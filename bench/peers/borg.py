@@ -6,8 +6,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .. import data
-from ..measure import Command, run
+from bench import data
+from bench.measure import Command, run
+
 from .peer import Missing
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from .. import data
-from ..measure import Command
+from bench import data
+from bench.measure import Command
+
 from .peer import Missing
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from .. import data
-from ..measure import Command, run
-from ..workplace import remove
+from bench import data
+from bench.measure import Command, run
+from bench.workplace import remove
+
 from . import venv
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..measure import Command
+from bench.measure import Command
+
 from .peer import Missing
 
 
@@ -23,13 +24,16 @@ class Find:
         self._source = source
 
     def store(self) -> Command:
-        return Command(["find", str(self._source), "-printf", "%s %T@\\n"])
+        return self._command(self._source)
 
     def fetch(self, target: Path) -> Command:
-        return self.store()
+        return self._command(target)
 
     def fetched(self, target: Path) -> Path:
-        return self._source
+        return target
 
     def store_bytes(self) -> int:
         return 0
+
+    def _command(self, tree: Path) -> Command:
+        return Command(["find", str(tree), "-printf", "%s %T@\\n"])

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import data
-from ..measure import Command
+from bench import data
+from bench.measure import Command
+
 from . import venv
 
 STORE = """
@@ -73,7 +74,9 @@ class HfXet:
         return target
 
     def store_bytes(self) -> int:
-        return data.size_bytes(self._place / "store")
+        # Data and shards (its manifests); lookup tables and the client's shard cache do not count.
+        stored = self._place / "store" / "xet" / "xorbs"
+        return data.size_bytes(stored / "xorbs") + data.size_bytes(stored / "shards")
 
     def _command(self, script: str, tree: Path) -> Command:
         endpoint = f"local://{self._place / 'store'}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from ..measure import Command
+from bench.measure import Command
 
 
 class Missing(RuntimeError):

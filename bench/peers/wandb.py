@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import data
-from ..measure import Command
+from bench import data
+from bench.measure import Command
+
 from . import venv
 from .peer import Missing
 

@@ -1,0 +1,254 @@
+"""Log a draft: from its sources to a version in the catalog.
+
+scan -> read, hash and store what is not known -> is there a version with this content? -> place the rest
+-> manifest -> one catalog transaction. Until that transaction nothing is visible; after it everything is
+durable. If the collector took something meanwhile (Conflict), the missing part is stored again, once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import anyio
+import msgspec
+
+from ..catalog.protocol import CollectionName, Committed, Draft
+from ..engine.listing import OVERWRITES, Listing
+from ..engine.manifest import ContentDigest
+from ..engine.scan import scan
+from ..engine.tree import ManifestReader, write_manifest
+from ..engine.upload import Uploader
+from ..errors import Conflict, Invalid
+from ..model import Entry, VersionInfo
+from ..threads import check_cancelled
+from .drafting import Contents
+from .ledger import Ledger
+from .progress import ProgressCallback, Reporter, reporting
+from .workspace import Workspace
+
+logger = logging.getLogger("asyncart.log")
+
+
+class Header(msgspec.Struct, frozen=True):
+    """Everything about a draft but its content. All checked."""
+
+    draft_id: str
+    collection: CollectionName
+    type: str
+    description: str | None
+    metadata: dict[str, Any]
+    aliases: tuple[str, ...]
+    tags: tuple[str, ...]
+    run_id: str | None
+
+
+async def commit(
+    workspace: Workspace, contents: Contents, header: Header, progress: ProgressCallback | None
+) -> Committed:
+    """Store the content and make it a version, or find the version that it is already."""
+    async with reporting(progress, "scan", workspace.threads) as reporter:
+        extra = await _extra_entries(workspace, contents)
+        scanned_at_ns = time.time_ns()
+        listing = await workspace.threads.run(_scan, workspace, contents, reporter)
+        try:
+            async with workspace.session(header.collection.entity) as ledger:
+                work = _Commit(workspace, ledger, listing, extra, header, reporter)
+                try:
+                    committed = await work.run()
+                except Conflict as error:
+                    logger.info("%s: once more, because %s", header.collection.name, error)
+                    listing.forget_placement()
+                    committed = await work.run()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await workspace.threads.run(listing.remember, workspace.stat_cache, scanned_at_ns)
+    _say(committed, header)
+    return committed
+
+
+def _scan(workspace: Workspace, contents: Contents, reporter: Reporter) -> Listing:
+    def checkpoint(files: int) -> None:
+        check_cancelled()
+        reporter.files_total = files
+
+    listing = scan(contents.sources, workspace.stat_cache, checkpoint)
+    reporter.files_total, reporter.bytes_total = len(listing), sum(listing.sizes)
+    return listing
+
+
+class _Commit:
+    def __init__(
+        self,
+        workspace: Workspace,
+        ledger: Ledger,
+        listing: Listing,
+        extra: list[Entry],
+        header: Header,
+        reporter: Reporter,
+    ) -> None:
+        self._workspace = workspace
+        self._ledger = ledger
+        self._listing = listing
+        self._extra = extra
+        self._header = header
+        self._reporter = reporter
+
+    async def run(self) -> Committed:
+        workspace, listing, header = self._workspace, self._listing, self._header
+        store = await workspace.store()
+        uploader = Uploader(
+            store, self._ledger, workspace.budget, workspace.threads, self._reporter.tally
+        )
+        self._reporter.stage = "read"
+        unknown = listing.unknown()
+        self._count_unread(len(unknown))
+        if unknown:
+            await uploader.store(listing, unknown)
+        digest = await workspace.threads.run(self._digest)
+        found = await self._ledger.catalog.find_version(header.collection, digest)
+        if found is not None and not found.is_damaged:
+            return await self._commit(self._draft(digest))
+        gone = await uploader.place_known(listing)
+        if gone:
+            await uploader.store(listing, gone)
+            digest = await workspace.threads.run(self._digest)
+        self._reporter.stage = "commit"
+        location, totals = await write_manifest(
+            store, self._ledger, workspace.threads, self._entries()
+        )
+        object_ids = tuple(sorted({*totals.object_ids, location.object_id}))
+        return await self._commit(
+            msgspec.structs.replace(self._draft(digest), manifest=location, object_ids=object_ids)
+        )
+
+    async def _commit(self, draft: Draft) -> Committed:
+        return await self._ledger.catalog.commit_version(self._ledger.session_id, draft)
+
+    def _count_unread(self, unknown: int) -> None:
+        """Files whose digest the stat cache knew are done already."""
+        tally = self._reporter.tally
+        known = len(self._listing) - unknown - tally.files
+        if known > 0:
+            tally.add(known, 0, 0, 0)
+
+    def _draft(self, digest: bytes) -> Draft:
+        header, listing = self._header, self._listing
+        return Draft(
+            id=header.draft_id,
+            collection=header.collection,
+            type=header.type,
+            digest=digest,
+            size=sum(listing.sizes) + sum(entry.size for entry in self._extra),
+            entry_count=len(listing) + len(self._extra),
+            manifest=None,
+            description=header.description,
+            metadata=header.metadata,
+            aliases=header.aliases,
+            tags=header.tags,
+            run_id=header.run_id,
+        )
+
+    def _digest(self) -> bytes:
+        """The version's digest. Raises Invalid if a path has two contents."""
+        listing = self._listing
+        if self._extra:
+            self._extra = _without_overwritten(listing, self._extra)
+        content = ContentDigest()
+        if not self._extra:
+            view = bytes(listing.digests)
+            content.update_many(listing.paths, [view[i : i + 32] for i in range(0, len(view), 32)])
+            return content.digest()
+        for path, digest in _merged_digests(listing, self._extra):
+            content.update(path, digest)
+        return content.digest()
+
+    def _entries(self) -> Iterator[Entry]:
+        if not self._extra:
+            return self._listing.entries()
+        return _merged(self._listing.entries(), self._extra)
+
+
+def _without_overwritten(listing: Listing, extra: Sequence[Entry]) -> list[Entry]:
+    rows = {path: row for row, path in enumerate(listing.paths)}
+    kept = []
+    for entry in extra:
+        row = rows.get(entry.path)
+        if row is None:
+            kept.append(entry)
+        elif not listing.flags[row] & OVERWRITES and listing.digest(row) != entry.digest:
+            origin = (
+                entry.reference.uri if entry.reference else "the version that the draft began with"
+            )
+            raise Invalid(
+                f"{entry.path} is in the draft twice with different content: as {listing.local_path(row)} and from {origin}; pass overwrite=True or remove() it first"
+            )
+    return kept
+
+
+def _merged_digests(listing: Listing, extra: Sequence[Entry]) -> Iterator[tuple[str, bytes]]:
+    pairs = [(path, listing.digest(row)) for row, path in enumerate(listing.paths)]
+    pairs += [(entry.path, entry.digest) for entry in extra]
+    pairs.sort()
+    return iter(pairs)
+
+
+def _merged(entries: Iterator[Entry], extra: Sequence[Entry]) -> Iterator[Entry]:
+    following = iter(extra)
+    other = next(following, None)
+    for entry in entries:
+        while other is not None and other.path < entry.path:
+            yield other
+            other = next(following, None)
+        yield entry
+    if other is not None:
+        yield other
+        yield from following
+
+
+async def _extra_entries(workspace: Workspace, contents: Contents) -> list[Entry]:
+    """References, and what is left of the version that the draft began with; sorted, one per path."""
+    found: dict[str, Entry] = {}
+    if contents.base is not None:
+        removed = contents.removed_from_base
+        reader = ManifestReader(await workspace.store(), contents.base.manifest, workspace.threads)
+        async for entries in reader.steps():
+            for entry in entries:
+                if not any(entry.path == r or entry.path.startswith(r + "/") for r in removed):
+                    found[entry.path] = entry
+    for source in contents.references:
+        from ..references import resolve
+
+        for entry in await resolve(
+            source.uri,
+            name=source.name,
+            checksum=source.checksum,
+            max_objects=source.max_objects,
+        ):
+            other = found.get(entry.path)
+            if other is not None and other.digest != entry.digest:
+                raise Invalid(
+                    f"{entry.path} is in the draft already with other content; remove() it first, or give the reference another name="
+                )
+            found[entry.path] = entry
+    return [found[path] for path in sorted(found)]
+
+
+def _say(committed: Committed, header: Header) -> None:
+    version: VersionInfo = committed.version
+    if committed.is_new:
+        logger.info(
+            "%s logged: %d files, %d bytes",
+            version.qualified_name,
+            version.entry_count,
+            version.size,
+        )
+        return
+    logger.info("%s unchanged", version.qualified_name)
+    if header.metadata and header.metadata != version.metadata:
+        logger.warning(
+            "%s has this content already, with other metadata: it stays as it is; set artifact.metadata and save() to change it",
+            version.qualified_name,
+        )

@@ -1,0 +1,160 @@
+"""What a draft is made of, before it is logged: sources, references, files of its own.
+
+Arguments are checked when they are given (missing path, bad name, the same path with other content), and
+nothing is copied or hashed then: content is read when the artifact is logged. Folders are walked then,
+too, so that two folders that overlap are compared only at that time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import weakref
+from collections.abc import Iterator
+
+import msgspec
+
+from .. import config, names
+from ..engine.scan import DirSource, FileSource, Removal, Source, Symlinks, same_content
+from ..errors import Invalid, NotFound
+from ..model import VersionInfo
+from .workspace import draft_folder
+
+
+class ReferenceSource(msgspec.Struct, frozen=True):
+    uri: str
+    name: str | None
+    checksum: bool
+    max_objects: int | None
+
+
+class Contents:
+    """The ordered list of what was added to one draft."""
+
+    def __init__(self, base: VersionInfo | None = None) -> None:
+        self.base = base
+        self.sources: list[Source] = []
+        self.references: list[ReferenceSource] = []
+        self.removed_from_base: list[str] = []
+        self._files: dict[str, FileSource] = {}
+        self._folder: str | None = None
+        self._serial = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.sources or self.references or self.base)
+
+    def add_file(self, local: str, name: str | None, *, is_immutable: bool, overwrite: bool) -> str:
+        if not os.path.isfile(local):
+            if os.path.isdir(local):
+                raise Invalid(f"{local} is a folder: use add_dir")
+            if os.path.lexists(local) and not os.path.islink(local):
+                raise Invalid(f"{local} is not a regular file: it cannot be stored")
+            raise NotFound(
+                f"{local} does not exist; check the path (relative ones start at {os.getcwd()})"
+            )
+        path = names.check_entry_path(name if name is not None else os.path.basename(local))
+        self._check_free(path, local, overwrite)
+        source = FileSource(path, os.path.abspath(local), overwrite, is_immutable)
+        self._files[path] = source
+        self.sources.append(source)
+        return path
+
+    def add_dir(
+        self,
+        local: str,
+        name: str | None,
+        *,
+        symlinks: Symlinks,
+        is_immutable: bool,
+        overwrite: bool,
+    ) -> None:
+        if not os.path.isdir(local):
+            if os.path.exists(local):
+                raise Invalid(f"{local} is not a folder: use add_file")
+            raise NotFound(
+                f"{local} does not exist; check the path (relative ones start at {os.getcwd()})"
+            )
+        if symlinks not in ("follow", "error", "skip"):
+            raise Invalid(f"symlinks={symlinks!r}: it must be 'follow', 'error' or 'skip'")
+        prefix = self._prefix(name)
+        root = os.path.abspath(local)
+        if not overwrite:
+            for path in self._files:
+                if path.startswith(prefix):
+                    other = os.path.join(root, *path[len(prefix) :].split("/"))
+                    if os.path.isfile(other):
+                        self._check_free(path, other, overwrite=False)
+        self.sources.append(DirSource(prefix, root, symlinks, overwrite, is_immutable))
+
+    def _prefix(self, name: str | None) -> str:
+        if name is None or name in ("", ".", "./"):
+            return ""
+        return names.check_entry_path(name.rstrip("/")) + "/"
+
+    def add_reference(
+        self, uri: str, name: str | None, *, checksum: bool, max_objects: int | None
+    ) -> None:
+        from ..references import check_uri
+
+        check_uri(uri)
+        if name is not None:
+            names.check_entry_path(name)
+        if max_objects is not None and max_objects < 1:
+            raise Invalid(f"max_objects={max_objects}: it must be at least 1")
+        self.references.append(ReferenceSource(uri, name, checksum, max_objects))
+
+    def remove(self, path: str) -> None:
+        path = names.check_entry_path(path.rstrip("/"))
+        below = path + "/"
+        self._files = {
+            k: v for k, v in self._files.items() if k != path and not k.startswith(below)
+        }
+        self.sources.append(Removal(path))
+        self.removed_from_base.append(path)
+
+    def _check_free(self, path: str, local: str, overwrite: bool) -> None:
+        if overwrite:
+            return
+        for other in self._others(path):
+            if not same_content(other, local):
+                raise Invalid(
+                    f"{path} was added already with other content, from {other}; choose another name= or pass overwrite=True"
+                )
+
+    def _others(self, path: str) -> Iterator[str]:
+        """The local file that the draft has for this path now, if it has one."""
+        for source in reversed(self.sources):
+            match source:
+                case FileSource() if source.path == path:
+                    yield source.local
+                    return
+                case DirSource() if path.startswith(source.prefix):
+                    local = os.path.join(source.local, *path[len(source.prefix) :].split("/"))
+                    if os.path.isfile(local):
+                        yield local
+                        return
+                case Removal() if path == source.path or path.startswith(source.path + "/"):
+                    return
+                case _:
+                    pass
+
+    # files that the draft writes itself
+
+    def new_file_path(self, settings: config.Settings) -> str:
+        """Where the bytes of a new file go until the draft is logged."""
+        if self._folder is None:
+            self._folder = draft_folder(settings)
+            weakref.finalize(self, _remove_own, self._folder, os.getpid())
+        self._serial += 1
+        return os.path.join(self._folder, str(self._serial))
+
+    def discard_files(self) -> None:
+        """The draft is logged: its own files are stored."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _remove_own(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # not in a forked child
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,67 @@
+"""One writer's session with the catalog, as the engine sees it.
+
+The lease is renewed in the background while the block runs, so that a long upload keeps its pins and a
+dead process loses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+
+from ..catalog.protocol import SESSION_TTL_S, Catalog, StoredObject
+from ..engine.tasks import task_group
+from ..model import Chunk, Content, Extent
+
+
+class Ledger:
+    """Implements `engine.index.Index`."""
+
+    def __init__(self, catalog: Catalog, session_id: str) -> None:
+        self.catalog = catalog
+        self.session_id = session_id
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, catalog: Catalog, entity: str) -> AsyncIterator[Ledger]:
+        session_id = await catalog.begin_session(entity)
+        try:
+            async with task_group() as group:
+                group.start_soon(_keep_alive, catalog, session_id)
+                yield cls(catalog, session_id)
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.move_on_after(5, shield=True):
+                await catalog.end_session(session_id)
+
+    async def stored_contents(self, digests: Sequence[bytes]) -> dict[bytes, Content]:
+        if not digests:
+            return {}
+        return await self.catalog.stored_contents(self.session_id, digests)
+
+    async def stored_chunks(self, digests: Sequence[bytes]) -> dict[bytes, Extent]:
+        if not digests:
+            return {}
+        return await self.catalog.stored_chunks(self.session_id, digests)
+
+    async def register_upload(self, object_id: str, token: str, resume_key: str) -> None:
+        await self.catalog.register_upload(self.session_id, object_id, token, resume_key)
+
+    async def forget_upload(self, object_id: str) -> None:
+        await self.catalog.forget_upload(object_id)
+
+    async def add_stored(
+        self,
+        objects: Sequence[tuple[str, int, Sequence[tuple[Chunk, int]]]],
+        contents: Sequence[Content],
+    ) -> None:
+        stored = [StoredObject(name, size, tuple(chunks)) for name, size, chunks in objects]
+        await self.catalog.add_stored(self.session_id, stored, contents)
+
+
+async def _keep_alive(catalog: Catalog, session_id: str) -> None:
+    while True:
+        await anyio.sleep(SESSION_TTL_S / 3)
+        await catalog.renew_session(session_id)

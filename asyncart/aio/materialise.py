@@ -1,0 +1,252 @@
+"""Bring a version's entries into a folder, and compare a folder with a version."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..engine.download import Downloader
+from ..engine.fetch import damaged
+from ..engine.scan import file_digest
+from ..engine.tally import Tally
+from ..engine.target import Target
+from ..errors import NotFound
+from ..model import Content, Entry
+from ..threads import check_cancelled
+from .progress import ProgressCallback, reporting
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Which paths of an artifact: below a prefix, matching any `include` and no `exclude` glob.
+
+    Globs are matched against the whole path; `*` also matches `/`, as in W&B and fnmatch.
+    """
+
+    prefix: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def filter(self) -> Callable[[str], bool] | None:
+        """A test for paths; None if everything below the prefix is wanted."""
+        if not self.include and not self.exclude:
+            return None
+        include, exclude = _any_of(self.include), _any_of(self.exclude)
+        return lambda path: (not self.include or include(path)) and not exclude(path)
+
+
+def selection(
+    prefix: str | None, include: str | Sequence[str] | None, exclude: str | Sequence[str] | None
+) -> Selection:
+    return Selection(prefix or "", _globs(include), _globs(exclude))
+
+
+def _globs(value: str | Sequence[str] | None) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _any_of(globs: Sequence[str]) -> Callable[[str], bool]:
+    if not globs:
+        return lambda path: False
+    match = re.compile("|".join(fnmatch.translate(glob) for glob in globs)).match
+    return lambda path: match(path) is not None
+
+
+async def download(
+    artifact: Artifact,
+    folder: str,
+    chosen: Selection,
+    progress: ProgressCallback | None,
+    allow_file_references: bool,
+) -> None:
+    """Make the chosen entries present in the folder."""
+    workspace = artifact._workspace_or_raise()
+    reader = await artifact._reader()
+    footer = await reader.footer()
+    async with reporting(progress, "download", workspace.threads) as reporter:
+        if chosen == Selection():
+            reporter.files_total = footer.entry_count
+            reporter.bytes_total = footer.total_size
+        target = await workspace.threads.run(Target, folder)
+        references: list[Entry] = []
+        try:
+            downloader = await _downloader(artifact, workspace, target, reporter.tally)
+            steps = _chosen(reader.steps(chosen.prefix), chosen.filter(), references)
+            await downloader.run(steps)
+            await _fetch_references(references, target, artifact, allow_file_references)
+        finally:
+            target.close()
+
+
+async def download_entries(
+    artifact: Artifact, folder: str, entries: Sequence[Entry], allow_file_references: bool
+) -> None:
+    """Make single entries present in the folder."""
+    workspace = artifact._workspace_or_raise()
+    async with reporting(None, "download", workspace.threads) as reporter:
+        target = await workspace.threads.run(Target, folder)
+        try:
+            downloader = await _downloader(artifact, workspace, target, reporter.tally)
+            files = [entry for entry in entries if entry.reference is None]
+            await downloader.run(_once(files))
+            references = [entry for entry in entries if entry.reference is not None]
+            await _fetch_references(references, target, artifact, allow_file_references)
+        finally:
+            target.close()
+
+
+async def _downloader(
+    artifact: Artifact, workspace: Workspace, target: Target, tally: Tally
+) -> Downloader:
+    async def relocate(object_id: str, entry: Entry) -> Content | None:
+        return await workspace.relocate(artifact.entity, object_id, entry)
+
+    return Downloader(
+        await workspace.store(),
+        target,
+        workspace.stat_cache,
+        workspace.budget,
+        workspace.threads,
+        relocate,
+        tally,
+    )
+
+
+async def _once(entries: list[Entry]) -> AsyncIterator[list[Entry]]:
+    yield entries
+
+
+async def _chosen(
+    steps: AsyncIterator[list[Entry]],
+    is_wanted: Callable[[str], bool] | None,
+    references: list[Entry],
+) -> AsyncIterator[list[Entry]]:
+    async for entries in steps:
+        if is_wanted is not None:
+            entries = [entry for entry in entries if is_wanted(entry.path)]
+        references += [entry for entry in entries if entry.reference is not None]
+        yield [entry for entry in entries if entry.reference is None]
+
+
+async def _fetch_references(
+    entries: Sequence[Entry], target: Target, artifact: Artifact, allow_file_references: bool
+) -> None:
+    from ..references import fetch
+
+    for entry in entries:
+        is_trusted = allow_file_references or artifact._is_own
+        await fetch(entry, target, allow_file_references=is_trusted)
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What `verify` found; paths, sorted. `is_ok` when nothing is missing or different.
+
+    `extra` files do not belong to the artifact; they make `is_ok` False only for a folder.
+    `damaged` entries are stored with wrong bytes (only when the stored objects were verified).
+    """
+
+    checked: int
+    missing: tuple[str, ...] = ()
+    different: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def is_ok(self) -> bool:
+        return not (self.missing or self.different or self.extra or self.damaged)
+
+
+async def verify_folder(artifact: Artifact, folder: str) -> Verification:
+    """Compare every file of the folder with the artifact, by reading all of them."""
+    workspace = artifact._workspace_or_raise()
+    reader = await artifact._reader()
+    if not os.path.isdir(folder):
+        raise NotFound(f"{folder} does not exist: download the artifact there first")
+    target = await workspace.threads.run(Target, folder)
+    checked = 0
+    expected: set[str] = set()
+    missing: list[str] = []
+    different: list[str] = []
+    try:
+        async for entries in reader.steps():
+            gone, wrong = await workspace.threads.run(_compare, target, entries)
+            missing += gone
+            different += wrong
+            checked += len(entries)
+            expected.update(entry.path for entry in entries)
+    finally:
+        target.close()
+    extra = await workspace.threads.run(_extra, folder, expected)
+    return Verification(checked, tuple(missing), tuple(different), tuple(extra))
+
+
+def _compare(target: Target, entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
+    missing, different = [], []
+    for entry in entries:
+        check_cancelled()
+        local = os.path.join(target.root, *entry.path.split("/"))
+        if entry.reference is not None and not entry.reference.digest_is_content:
+            continue
+        st = target.stat(entry.path)
+        if st is None:
+            if entry.reference is None:
+                missing.append(entry.path)
+        elif st.st_size != entry.size or file_digest(local) != entry.digest:
+            different.append(entry.path)
+    return missing, different
+
+
+def _extra(folder: str, expected: set[str]) -> list[str]:
+    found = []
+    for here, _, files in os.walk(folder):
+        prefix = os.path.relpath(here, folder).replace(os.sep, "/")
+        for name in files:
+            path = name if prefix == "." else f"{prefix}/{name}"
+            if path not in expected:
+                found.append(path)
+    return sorted(found)
+
+
+async def remove_extra(artifact: Artifact, folder: str) -> None:
+    """Delete the files of the folder that do not belong to the artifact, and folders left empty."""
+    workspace = artifact._workspace_or_raise()
+    expected = {
+        entry.path
+        for step in [s async for s in (await artifact._reader()).steps()]
+        for entry in step
+    }
+
+    def remove() -> None:
+        for path in _extra(folder, expected):
+            os.unlink(os.path.join(folder, *path.split("/")))
+        for here, _, _ in os.walk(folder, topdown=False):
+            if here != folder and not os.listdir(here):
+                os.rmdir(here)
+
+    await workspace.threads.run(remove)
+
+
+async def verify_stored(artifact: Artifact) -> Verification:
+    """Read every stored byte of the artifact and check it; damaged objects are marked, so that logging
+    the same content again heals them."""
+    workspace = artifact._workspace_or_raise()
+    store = await workspace.store()
+    catalog = await workspace.catalog()
+    checked = 0
+    bad: list[str] = []
+    async for entries in (await artifact._reader()).steps():
+        found = await damaged(store, workspace.threads, entries)
+        await catalog.mark_damaged(sorted({object_id for _, object_id in found}))
+        bad += [entry.path for entry, _ in found]
+        checked += len(entries)
+    return Verification(checked, damaged=tuple(sorted(bad)))

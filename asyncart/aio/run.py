@@ -1,0 +1,355 @@
+"""Runs: the steps of a pipeline, which produce and consume artifacts."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import string
+import threading
+import time
+from collections.abc import Generator, Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from .. import config, names
+from ..catalog.protocol import CollectionName
+from ..errors import Invalid
+from ..model import RunInfo, RunState, VersionInfo
+from .artifact import Artifact
+from .commit import Header, commit
+from .progress import ProgressCallback
+from .workspace import Workspace
+
+ALPHABET = string.ascii_lowercase + string.digits
+LATEST = "latest"
+DEFAULT_TYPE = "unspecified"
+
+_current: list[Run] = []
+_current_lock = threading.Lock()
+
+
+class Run:
+    """A step of a pipeline. `init` makes one; use it as a context manager, or call `finish`.
+
+    Several runs may be open in one process, and one run may be used by many tasks at once.
+    """
+
+    def __init__(self, info: RunInfo, workspace: Workspace) -> None:
+        self._info = info
+        self._workspace = workspace
+        self._is_finished = False
+
+    @property
+    def id(self) -> str:
+        return self._info.id
+
+    @property
+    def name(self) -> str:
+        return self._info.name
+
+    @property
+    def entity(self) -> str:
+        return self._info.entity
+
+    @property
+    def project(self) -> str:
+        return self._info.project
+
+    @property
+    def job_type(self) -> str | None:
+        return self._info.job_type
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration that was given to `init`."""
+        return dict(self._info.config)
+
+    @property
+    def is_finished(self) -> bool:
+        return self._is_finished
+
+    async def log_artifact(
+        self,
+        artifact_or_path: Artifact | str | os.PathLike[str],
+        name: str | None = None,
+        type: str | None = None,
+        aliases: Iterable[str] | None = None,
+        tags: Iterable[str] | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> Artifact:
+        """Store the artifact as an output of this run; it is durable on return.
+
+        Content that any live version of the name has already makes no new version: that one is returned,
+        and `aliases` and `latest` move to it. A path or folder is logged as an artifact of the name
+        `name` (default: `run-ID-BASENAME`) and the type `type` (default: "unspecified").
+
+        Raises Invalid for bad names or another type than the name had before, NotFound for files that
+        disappeared, Conflict for files that change while they are read, Unavailable for a full disk.
+        After an error nothing is visible, and logging again sends only what is not stored yet.
+        """
+        artifact = _as_artifact(self, artifact_or_path, name, type)
+        await self._log(artifact, aliases, tags, progress, is_output=True)
+        return artifact
+
+    async def use_artifact(
+        self,
+        artifact_or_name: Artifact | str,
+        type: str | None = None,
+        aliases: Iterable[str] | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> Artifact:
+        """Mark an artifact as an input of this run and return it.
+
+        A name is `[entity/][project/]name[:alias|:vN]`; without a selector it means `:latest`. A draft is
+        logged first, unless its content is there already. Raises NotFound, or Invalid if it is not of `type`.
+        """
+        if isinstance(artifact_or_name, Artifact):
+            artifact = artifact_or_name
+            if artifact.is_draft:
+                await self._log(artifact, aliases, None, progress, is_output=False)
+        else:
+            artifact = await find_artifact(
+                self._workspace, artifact_or_name, self.entity, self.project
+            )
+        if type is not None and artifact.type != type:
+            raise Invalid(f"{artifact.name} is of type {artifact.type!r}, not {type!r}")
+        catalog = await self._open_workspace().catalog()
+        await catalog.record_use(self.id, artifact.id)
+        return artifact
+
+    async def logged_artifacts(self) -> list[Artifact]:
+        """What this run produced, in order."""
+        return self._artifacts(await (await self._workspace.catalog()).run_outputs(self.id))
+
+    async def used_artifacts(self) -> list[Artifact]:
+        """What this run consumed, in order."""
+        return self._artifacts(await (await self._workspace.catalog()).run_inputs(self.id))
+
+    async def finish(self, exit_code: int = 0) -> None:
+        """End the run: `exit_code` 0 is success. Again is fine."""
+        if self._is_finished:
+            return
+        self._is_finished = True
+        with _current_lock:
+            if self in _current:
+                _current.remove(self)
+        state = RunState.FAILED if exit_code else RunState.FINISHED
+        try:
+            await (await self._workspace.catalog()).finish_run(self.id, state)
+        finally:
+            await self._workspace.release()
+
+    async def __aenter__(self) -> Run:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.finish(0 if kind is None else 1)
+
+    async def _log(
+        self,
+        artifact: Artifact,
+        aliases: Iterable[str] | None,
+        tags: Iterable[str] | None,
+        progress: ProgressCallback | None,
+        *,
+        is_output: bool,
+    ) -> None:
+        workspace = self._open_workspace()
+        wanted = {names.check_alias(alias): None for alias in _listed(aliases, "aliases")}
+        header = Header(
+            draft_id=artifact._draft_id if artifact.is_draft else secrets.token_hex(16),
+            collection=CollectionName(self.entity, self.project, artifact.collection),
+            type=artifact.type,
+            description=artifact.description,
+            metadata=names.normalise_metadata(artifact.metadata),
+            aliases=tuple(alias for alias in wanted if alias != LATEST),
+            tags=tuple({names.check_tag(tag): None for tag in _listed(tags, "tags")}),
+            run_id=self.id if is_output else None,
+        )
+        if not artifact.is_draft:
+            raise Invalid(
+                f"{artifact.name} is logged already; make a draft with new_draft(), or set its aliases and save()"
+            )
+        committed = await commit(workspace, artifact._contents, header, progress)
+        artifact._become(committed.version, workspace)
+        artifact._is_own = True
+        await workspace.threads.run(artifact._contents.discard_files)
+
+    def _open_workspace(self) -> Workspace:
+        if self._is_finished:
+            raise Invalid(f"run {self.id} is finished; init() begins another one")
+        return self._workspace
+
+    def _artifacts(self, infos: Iterable[VersionInfo]) -> list[Artifact]:
+        return [Artifact._logged(info, self._workspace) for info in infos]
+
+    def __repr__(self) -> str:
+        return f"<Run {self.entity}/{self.project}/{self.id}{' (finished)' if self._is_finished else ''}>"
+
+
+class RunStart:
+    """What `init` returns: `await` it for a run, or enter it with `async with`."""
+
+    def __init__(self, settings: config.Settings, info: RunInfo) -> None:
+        self._settings = settings
+        self._info = info
+        self._run: Run | None = None
+
+    def __await__(self) -> Generator[Any, None, Run]:
+        return self._begin().__await__()
+
+    async def __aenter__(self) -> Run:
+        self._run = await self._begin()
+        return self._run
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._run is not None
+        await self._run.__aexit__(kind, error, traceback)
+
+    async def _begin(self) -> Run:
+        workspace = Workspace.of(self._settings)
+        workspace.acquire()
+        try:
+            await workspace.store()
+            await (await workspace.catalog()).create_run(self._info)
+        except BaseException:
+            await workspace.release()
+            raise
+        run = Run(self._info, workspace)
+        with _current_lock:
+            _current.append(run)
+        return run
+
+
+def init(
+    project: str | None = None,
+    *,
+    entity: str | None = None,
+    job_type: str | None = None,
+    name: str | None = None,
+    id: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    home: str | os.PathLike[str] | None = None,
+    store: str | None = None,
+    catalog: str | None = None,
+) -> RunStart:
+    """Begin a run: `run = await init(project="bikes")`, or `async with init(project="bikes") as run:`.
+
+    `store` and `catalog` are URLs or paths of the objects and of the catalog; by default both are below
+    `home` (ASYNCART_HOME). Raises Invalid for bad names or settings.
+    """
+    settings = _settings(home, store, catalog, entity, project)
+    run_id = id if id is not None else new_run_id()
+    info = RunInfo(
+        id=names.check_collection_name(run_id),
+        entity=names.check_entity(settings.entity),
+        project=names.check_project(settings.project),
+        name=name or f"run-{run_id}",
+        job_type=job_type,
+        state=RunState.RUNNING,
+        created_at=time.time(),
+        config=names.normalise_metadata(config),
+    )
+    return RunStart(settings, info)
+
+
+async def log_artifact(
+    artifact_or_path: Artifact | str | os.PathLike[str],
+    name: str | None = None,
+    type: str | None = None,
+    aliases: Iterable[str] | None = None,
+    tags: Iterable[str] | None = None,
+) -> Artifact:
+    """`Run.log_artifact` of the run that was begun last; without one, `init()` begins one."""
+    run = await _current_run()
+    return await run.log_artifact(artifact_or_path, name, type, aliases, tags)
+
+
+async def use_artifact(
+    artifact_or_name: Artifact | str, type: str | None = None, aliases: Iterable[str] | None = None
+) -> Artifact:
+    """`Run.use_artifact` of the run that was begun last; without one, `init()` begins one."""
+    run = await _current_run()
+    return await run.use_artifact(artifact_or_name, type, aliases)
+
+
+async def finish(exit_code: int = 0) -> None:
+    """Finish the run that was begun last; nothing if there is none."""
+    run = current_run()
+    if run is not None:
+        await run.finish(exit_code)
+
+
+def current_run() -> Run | None:
+    """The run that was begun last and is not finished."""
+    with _current_lock:
+        return _current[-1] if _current else None
+
+
+async def _current_run() -> Run:
+    return current_run() or await init()
+
+
+async def find_artifact(workspace: Workspace, text: str, entity: str, project: str) -> Artifact:
+    """The artifact of that name; `entity` and `project` fill in what the name leaves out."""
+    ref = names.parse_ref(text)
+    collection = CollectionName(ref.entity or entity, ref.project or project, ref.name)
+    catalog = await workspace.catalog()
+    return Artifact._logged(await catalog.resolve(collection, ref.selector), workspace)
+
+
+def new_run_id() -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(8))
+
+
+def _settings(
+    home: str | os.PathLike[str] | None,
+    store: str | None,
+    catalog: str | None,
+    entity: str | None = None,
+    project: str | None = None,
+) -> config.Settings:
+    return config.load(
+        home=None if home is None else os.fspath(home),
+        objects=store,
+        catalog=catalog,
+        entity=entity,
+        project=project,
+    )
+
+
+def _as_artifact(
+    run: Run, given: Artifact | str | os.PathLike[str], name: str | None, type: str | None
+) -> Artifact:
+    if isinstance(given, Artifact):
+        if name is not None and name != given.collection:
+            raise Invalid(
+                f"{given.collection}: its name cannot be changed to {name!r} by log_artifact"
+            )
+        return given
+    path = os.fspath(given)
+    base = os.path.basename(os.path.abspath(path))
+    artifact = Artifact(name or f"run-{run.id}-{base}", type or DEFAULT_TYPE)
+    if os.path.isdir(path):
+        artifact.add_dir(path)
+    else:
+        artifact.add_file(path)
+    return artifact
+
+
+def _listed(values: Iterable[str] | None, what: str) -> list[str]:
+    if isinstance(values, str):
+        raise Invalid(f"{what}={values!r}: give a list, {what}=[{values!r}]")
+    return list(values or ())

@@ -1,0 +1,157 @@
+"""What one event loop works with: settings, catalog, store, budget, threads.
+
+Runs and Apis of one loop with the same settings share a workspace. It is opened at first use, and when
+the last run on it ends it lets go of its connections; an artifact that is still in somebody's hands then
+opens them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ..config import Settings
+from ..engine.statcache import StatCache
+from ..engine.tasks import Threads
+from ..errors import Denied, Unavailable
+from ..model import Content, Entry
+from .ledger import Ledger
+
+if TYPE_CHECKING:
+    from ..catalog.protocol import Catalog
+    from ..net.budget import Budget
+    from ..stores.protocol import Store
+
+_workspaces: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, Workspace]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class Workspace:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.threads = Threads(settings.threads)
+        self.stat_cache = StatCache(settings.statcache_path)
+        self._users = 0
+        self._opening = anyio.Lock()
+        self._catalog: Catalog | None = None
+        self._store: Store | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Workspace:
+        """The running loop's workspace for these settings."""
+        by_settings = _workspaces.setdefault(asyncio.get_running_loop(), {})
+        if settings not in by_settings:
+            by_settings[settings] = cls(settings)
+        return by_settings[settings]
+
+    @property
+    def budget(self) -> Budget:
+        from ..net.budget import process_budget
+
+        return process_budget(self.settings.memory_bytes)
+
+    async def catalog(self) -> Catalog:
+        await self._open()
+        assert self._catalog is not None
+        return self._catalog
+
+    async def store(self) -> Store:
+        await self._open()
+        assert self._store is not None
+        return self._store
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._store is not None:
+                return
+            from ..catalog import open_catalog
+            from ..stores import open_store
+
+            await self.threads.run(_prepare_home, self.settings)
+            catalog = await open_catalog(self.settings.catalog_url)
+            self._store = await open_store(self.settings.objects_url)
+            self._catalog = catalog
+
+    @asynccontextmanager
+    async def session(self, entity: str) -> AsyncIterator[Ledger]:
+        """A writer's lease on the catalog, renewed until the block ends."""
+        async with Ledger.open(await self.catalog(), entity) as ledger:
+            yield ledger
+
+    async def relocate(self, entity: str, object_id: str, entry: Entry) -> Content | None:
+        """Mark the object as damaged; another stored copy of the entry's content, if there is one."""
+        catalog = await self.catalog()
+        await catalog.mark_damaged([object_id])
+        session = await catalog.begin_session(entity)
+        try:
+            return (await catalog.stored_contents(session, [entry.digest])).get(entry.digest)
+        finally:
+            await catalog.end_session(session)
+
+    def acquire(self) -> None:
+        self._users += 1
+
+    async def release(self) -> None:
+        """One user less; the last one closes the connections."""
+        self._users -= 1
+        if self._users == 0:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        store, self._store = self._store, None
+        catalog, self._catalog = self._catalog, None
+        with anyio.CancelScope(shield=True):
+            if store is not None:
+                await store.aclose()
+            if catalog is not None:
+                await catalog.aclose()
+
+
+def _prepare_home(settings: Settings) -> None:
+    try:
+        os.makedirs(settings.drafts_dir, exist_ok=True)
+    except PermissionError as error:
+        raise Denied(
+            f"{settings.home} cannot be written: permission denied; set ASYNCART_HOME to a folder of yours"
+        ) from error
+    except OSError as error:
+        raise Unavailable(
+            f"{settings.home} cannot be made: {error.strerror or error}; set ASYNCART_HOME to another folder"
+        ) from error
+    _sweep_drafts(settings.drafts_dir)
+
+
+def draft_folder(settings: Settings) -> str:
+    """A new folder for the files that a draft writes itself; its name tells whose it is."""
+    name = f"{os.getpid()}-{os.urandom(8).hex()}"
+    folder = os.path.join(settings.drafts_dir, name)
+    os.makedirs(folder)
+    return folder
+
+
+def _sweep_drafts(folder: str) -> None:
+    """Remove what processes left behind that are no more."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            pid = name.partition("-")[0]
+            if pid.isdigit() and not _is_alive(int(pid)):
+                shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,237 @@
+"""Thousands of rows in one statement, for both databases.
+
+On SQLite every row that crosses into Python, in either direction, releases and takes back the
+interpreter's lock. Measured with 100,000 rows on two cores: `executemany` and `IN (?, ...)` take 0.3
+and 0.2 s alone, but minutes while another thread is busy in Python, because each of those 100,000
+hand-overs may wait 5 ms. So rows travel packed: digests side by side in one blob, numbers as one JSON
+array, and answers as one JSON array too. That is 0.3 and 0.15 s alone, 0.9 and 0.5 s beside a busy
+thread. PostgreSQL gets arrays, for the same reason: one round trip.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import msgspec
+from sqlalchemy import ColumnElement, Table, any_, bindparam, func, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from ..errors import Invalid
+from ..model import DIGEST_BYTES
+from . import tables
+
+ROWS_PER_STATEMENT = 4096  # larger was not faster; bounds the JSON to about 200 KB
+
+
+class Located(NamedTuple):
+    """Where the `index`th digest of the question lies. `length` is its content's size."""
+
+    index: int
+    object: int
+    offset: int
+    length: int
+    has_recipe: bool
+
+
+class Placed(NamedTuple):
+    """A row to be written: these bytes lie there."""
+
+    digest: bytes
+    object: int
+    offset: int
+    length: int
+
+
+# The row may be overwritten if nobody is offered what it says: a recipe (its other objects are not
+# looked at here), or an object that is gone, damaged or condemned.
+_REPLACEABLE = """NOT EXISTS (
+  SELECT 1 FROM objects WHERE objects.id = {table}.object
+  AND objects.state = 1 AND NOT objects.is_damaged AND objects.condemned_at IS NULL)"""
+
+_UPSERT_CONTENTS = f"""ON CONFLICT (entity_id, digest) DO UPDATE
+  SET object = excluded.object, "offset" = excluded."offset", size = excluded.size, recipe = NULL
+  WHERE contents.recipe IS NOT NULL OR {_REPLACEABLE.format(table="contents")}"""
+_UPSERT_CHUNKS = f"""ON CONFLICT (entity_id, digest) DO UPDATE
+  SET object = excluded.object, "offset" = excluded."offset", length = excluded.length
+  WHERE {_REPLACEABLE.format(table="chunks")}"""
+
+_SQLITE_ROWS = """SELECT ?1, substr(?2, key * 32 + 1, 32), json_extract(value, '$[0]'),
+  json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?3) WHERE true"""
+_SQLITE_INSERT = {
+    "contents": f'INSERT INTO contents (entity_id, digest, object, "offset", size) {_SQLITE_ROWS} {_UPSERT_CONTENTS}',
+    "chunks": f'INSERT INTO chunks (entity_id, digest, object, "offset", length) {_SQLITE_ROWS} {_UPSERT_CHUNKS}',
+}
+_POSTGRES_ROWS = """SELECT CAST(:entity_id AS integer), * FROM unnest(CAST(:digests AS bytea[]),
+  CAST(:objects AS bigint[]), CAST(:offsets AS bigint[]), CAST(:lengths AS bigint[]))"""
+_POSTGRES_INSERT = {
+    "contents": text(
+        f'INSERT INTO contents (entity_id, digest, object, "offset", size) {_POSTGRES_ROWS} {_UPSERT_CONTENTS}'
+    ),
+    "chunks": text(
+        f'INSERT INTO chunks (entity_id, digest, object, "offset", length) {_POSTGRES_ROWS} {_UPSERT_CHUNKS}'
+    ),
+}
+
+# CROSS JOIN keeps the order of the loops: one descent of the tree per digest of the question.
+_SQLITE_NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?3)"
+_SQLITE_FIND = {
+    "contents": f"""{_SQLITE_NUMBERS}
+      SELECT json_group_array(json_array(i, object, "offset", size, recipe IS NOT NULL)) FROM n
+      CROSS JOIN contents ON entity_id = ?1 AND digest = substr(?2, i * 32 + 1, 32)""",
+    "chunks": f"""{_SQLITE_NUMBERS}
+      SELECT json_group_array(json_array(i, object, "offset", length, 0)) FROM n
+      CROSS JOIN chunks ON entity_id = ?1 AND digest = substr(?2, i * 32 + 1, 32)""",
+}
+_POSTGRES_FIND = {
+    "contents": text(
+        """SELECT n - 1, object, "offset", size, recipe IS NOT NULL
+        FROM unnest(CAST(:digests AS bytea[])) WITH ORDINALITY AS asked(d, n)
+        JOIN contents ON entity_id = :entity_id AND digest = d"""
+    ),
+    "chunks": text(
+        """SELECT n - 1, object, "offset", length, false
+        FROM unnest(CAST(:digests AS bytea[])) WITH ORDINALITY AS asked(d, n)
+        JOIN chunks ON entity_id = :entity_id AND digest = d"""
+    ),
+}
+
+_SQLITE_DELETE = {
+    "contents": f"""{_SQLITE_NUMBERS} DELETE FROM contents WHERE entity_id = ?1
+      AND digest IN (SELECT substr(?2, i * 32 + 1, 32) FROM n) AND (object = ?4 OR recipe IS NOT NULL)""",
+    "chunks": f"""{_SQLITE_NUMBERS} DELETE FROM chunks WHERE entity_id = ?1
+      AND digest IN (SELECT substr(?2, i * 32 + 1, 32) FROM n) AND object = ?4""",
+}
+_POSTGRES_DELETE = {
+    "contents": text(
+        """DELETE FROM contents WHERE entity_id = :entity_id AND digest = any(CAST(:digests AS bytea[]))
+        AND (object = :object OR recipe IS NOT NULL)"""
+    ),
+    "chunks": text(
+        """DELETE FROM chunks WHERE entity_id = :entity_id AND digest = any(CAST(:digests AS bytea[]))
+        AND object = :object"""
+    ),
+}
+
+_numbers = msgspec.json.Encoder()
+_located = msgspec.json.Decoder(list[tuple[int, int, int, int, int]])
+_ARRAYS = {
+    "digests": postgresql.ARRAY(tables.contents.c.digest.type),
+    "objects": postgresql.ARRAY(tables.contents.c.object.type),
+    "offsets": postgresql.ARRAY(tables.contents.c.offset.type),
+    "lengths": postgresql.ARRAY(tables.contents.c.size.type),
+}
+
+
+def is_sqlite(conn: Connection) -> bool:
+    return conn.dialect.name == "sqlite"
+
+
+def place(conn: Connection, table: Table, entity_id: int, rows: Sequence[Placed]) -> None:
+    """Write rows of `contents` or `chunks`; what others may use already stays as it is."""
+    unique = sorted({row.digest: row for row in rows}.values())  # in the tree's order
+    for batch in _batches(unique):
+        packed = _packed([row.digest for row in batch])
+        if is_sqlite(conn):
+            numbers = _numbers.encode([row[1:] for row in batch]).decode()
+            _raw(conn).execute(_SQLITE_INSERT[table.name], (entity_id, packed, numbers))
+            continue
+        digests, objects, offsets, lengths = zip(*batch, strict=True)
+        arrays = {
+            "digests": list(digests),
+            "objects": list(objects),
+            "offsets": list(offsets),
+            "lengths": list(lengths),
+        }
+        binds = [bindparam(name, type_=kind) for name, kind in _ARRAYS.items()]
+        conn.execute(
+            _POSTGRES_INSERT[table.name].bindparams(*binds), {"entity_id": entity_id, **arrays}
+        )
+
+
+def find(
+    conn: Connection, table: Table, entity_id: int, digests: Sequence[bytes]
+) -> Iterator[Located]:
+    """Rows of `contents` or `chunks` with these digests, whatever became of their objects."""
+    for start in range(0, len(digests), ROWS_PER_STATEMENT):
+        batch = digests[start : start + ROWS_PER_STATEMENT]
+        packed = _packed(batch)
+        found: Iterable[Sequence[Any]]
+        if is_sqlite(conn):
+            cursor = _raw(conn).execute(_SQLITE_FIND[table.name], (entity_id, packed, len(batch)))
+            found = _located.decode(cursor.fetchone()[0])
+        else:
+            bind = bindparam("digests", type_=_ARRAYS["digests"])
+            found = conn.execute(
+                _POSTGRES_FIND[table.name].bindparams(bind),
+                {"entity_id": entity_id, "digests": list(batch)},
+            ).all()
+        for index, object_, offset, length, has_recipe in found:
+            yield Located(start + index, object_, offset, length, bool(has_recipe))
+
+
+def remove(conn: Connection, table: Table, entity_id: int, digests: bytes, object_: int) -> None:
+    """Delete those rows of `contents` or `chunks` that point into the object; `digests` is packed."""
+    step = ROWS_PER_STATEMENT * DIGEST_BYTES
+    for start in range(0, len(digests), step):
+        packed = digests[start : start + step]
+        if is_sqlite(conn):
+            count = len(packed) // DIGEST_BYTES
+            _raw(conn).execute(_SQLITE_DELETE[table.name], (entity_id, packed, count, object_))
+            continue
+        each = [packed[at : at + DIGEST_BYTES] for at in range(0, len(packed), DIGEST_BYTES)]
+        bind = bindparam("digests", type_=_ARRAYS["digests"])
+        conn.execute(
+            _POSTGRES_DELETE[table.name].bindparams(bind),
+            {"entity_id": entity_id, "digests": each, "object": object_},
+        )
+
+
+def among(
+    conn: Connection, column: ColumnElement[Any], values: Iterable[int] | Iterable[str]
+) -> ColumnElement[bool]:
+    """`column IN (values)`, with one parameter however many values there are."""
+    if is_sqlite(conn):
+        each = func.json_each(json.dumps(list(values))).table_valued("value")
+        return column.in_(select(each.c.value))
+    array = postgresql.ARRAY(cast("Any", column.type))
+    return column == any_(bindparam(None, list(values), type_=array))
+
+
+def insert_new(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert; rows that are there already stay as they are."""
+    if not rows:
+        return
+    if is_sqlite(conn):
+        conn.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+    else:
+        conn.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
+
+
+def upsert(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert; rows that are there already get the new values."""
+    if not rows:
+        return
+    statement = sqlite.insert(table) if is_sqlite(conn) else postgresql.insert(table)
+    keys = [column.name for column in table.primary_key]
+    new = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    conn.execute(statement.on_conflict_do_update(index_elements=keys, set_=new), rows)
+
+
+def _batches(rows: Sequence[Placed]) -> Iterator[Sequence[Placed]]:
+    for start in range(0, len(rows), ROWS_PER_STATEMENT):
+        yield rows[start : start + ROWS_PER_STATEMENT]
+
+
+def _packed(digests: Sequence[bytes]) -> bytes:
+    wrong = next((digest for digest in digests if len(digest) != DIGEST_BYTES), None)
+    if wrong is not None:
+        raise Invalid(f"a digest has {DIGEST_BYTES} bytes, not {len(wrong)}: {wrong.hex()}")
+    return b"".join(digests)
+
+
+def _raw(conn: Connection) -> sqlite3.Connection:
+    return cast("sqlite3.Connection", conn.connection.driver_connection)

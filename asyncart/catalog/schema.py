@@ -1,0 +1,78 @@
+"""Making the tables, and bringing older ones up to date.
+
+A new database gets today's tables at once. Alembic takes 270 ms to import, so it is imported only when
+there is something to migrate; that both ways lead to the same tables is tested. SQLite files migrate
+when they are opened. PostgreSQL has other users: it waits for `asyncart.catalog.upgrade(url)`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import Column, MetaData, String, Table, inspect, insert, select
+from sqlalchemy.engine import Connection
+
+from ..errors import Invalid, Unavailable
+from . import tables
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+REVISIONS = (tables.SCHEMA_REVISION,)  # all that there ever were, oldest first
+
+_stamp = Table(  # as Alembic makes it
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), primary_key=True),
+)
+
+
+def is_current(conn: Connection) -> bool:
+    return bool(_tables(conn)) and _revision(conn) == REVISIONS[-1]
+
+
+def ensure(conn: Connection, name: str, *, may_upgrade: bool) -> None:
+    """Create what is not there; upgrade what is older, if that is allowed; refuse the rest."""
+    there = _tables(conn)
+    if not there:
+        create(conn)
+        return
+    revision = _revision(conn) if _stamp.name in there else None
+    if revision == REVISIONS[-1]:
+        return
+    if revision is None:
+        raise Invalid(f"{name}: is the database of something else (it has {sorted(there)[0]!r})")
+    if revision not in REVISIONS:
+        raise Invalid(
+            f"{name}: has schema {revision}, this version of asyncart knows those up to "
+            f"{REVISIONS[-1]}; use a newer asyncart"
+        )
+    if not may_upgrade:
+        raise Unavailable(
+            f"{name}: has the older schema {revision}, {REVISIONS[-1]} is needed; "
+            f"upgrade it once with asyncart.catalog.upgrade(url)"
+        )
+    migrate(conn)
+
+
+def create(conn: Connection) -> None:
+    tables.metadata.create_all(conn)
+    _stamp.create(conn)
+    conn.execute(insert(_stamp).values(version_num=REVISIONS[-1]))
+
+
+def migrate(conn: Connection) -> None:
+    """Run the migrations that are missing, in the transaction of this connection."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = conn
+    command.upgrade(config, "head")
+
+
+def _tables(conn: Connection) -> set[str]:
+    return set(inspect(conn).get_table_names())
+
+
+def _revision(conn: Connection) -> str | None:
+    return conn.execute(select(_stamp.c.version_num)).scalar_one_or_none()

@@ -1,0 +1,605 @@
+"""Collections, their versions and aliases; the version rule.
+
+Everything that changes a collection first locks its row, so that numbers are contiguous, aliases
+point to live versions and `latest` is never raced, however many writers there are.
+
+`latest` follows commits by itself: it moves to what was logged last, also when that content was there
+already. Deleting the version under it moves it to the newest version that is left. Nobody can remove it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy.engine import Connection, Row
+
+from ..errors import Conflict, Invalid, NotFound
+from ..model import CollectionInfo, ManifestLocation, VersionInfo
+from . import bulk, clock, sessions
+from .protocol import CollectionName, Committed, Draft
+from .tables import STORED, aliases, collections, drafts, objects, version_objects, versions
+
+LATEST = "latest"
+
+_NUMBER = re.compile(r"v(0|[1-9][0-9]{0,17})")
+
+SELECT = select(
+    versions,
+    collections.c.entity,
+    collections.c.project,
+    collections.c.name,
+    collections.c.type,
+).join(collections, collections.c.id == versions.c.collection_id)
+
+_LIVE = SELECT.where(versions.c.deleted_at.is_(None))
+_NAMED = _LIVE.where(
+    collections.c.entity == bindparam("entity"),
+    collections.c.project == bindparam("project"),
+    collections.c.name == bindparam("name"),
+)
+_BY_NUMBER = _NAMED.where(versions.c.number == bindparam("number"))
+_BY_DIGEST = _NAMED.where(versions.c.digest == bindparam("digest"))
+_BY_ALIAS = _NAMED.join(aliases, aliases.c.version_id == versions.c.id).where(
+    aliases.c.collection_id == collections.c.id, aliases.c.alias == bindparam("alias")
+)
+_BY_ID = SELECT.where(versions.c.public_id == bindparam("public_id"))
+_ALIASES = select(aliases.c.alias).where(aliases.c.version_id == bindparam("version_id"))
+
+
+# finding
+
+
+def find_version(conn: Connection, collection: CollectionName, digest: bytes) -> VersionInfo | None:
+    row = conn.execute(_BY_DIGEST, {**_keys(collection), "digest": digest}).first()
+    return None if row is None else info(conn, row)
+
+
+def resolve(conn: Connection, collection: CollectionName, selector: str) -> VersionInfo:
+    if number := _NUMBER.fullmatch(selector):
+        row = conn.execute(_BY_NUMBER, {**_keys(collection), "number": int(number[1])}).first()
+    else:
+        row = conn.execute(_BY_ALIAS, {**_keys(collection), "alias": selector}).first()
+    if row is None:
+        raise _not_found(conn, collection, selector)
+    return info(conn, row)
+
+
+def get_version(conn: Connection, version_id: str) -> VersionInfo:
+    return info(conn, live_row(conn, version_id))
+
+
+def any_row(conn: Connection, version_id: str) -> Row[Any]:
+    """The version's row, also that of a deleted one."""
+    row = conn.execute(_BY_ID, {"public_id": version_id}).first()
+    if row is None:
+        raise NotFound(f"there is no version with id {version_id}")
+    return row
+
+
+def live_row(conn: Connection, version_id: str) -> Row[Any]:
+    row = any_row(conn, version_id)
+    if row.deleted_at is not None:
+        raise NotFound(f"{row.project}/{row.name}:v{row.number} was deleted")
+    return row
+
+
+def list_versions(
+    conn: Connection, collection: CollectionName, after: int | None, limit: int
+) -> list[VersionInfo]:
+    query = _NAMED.order_by(versions.c.number.desc()).limit(max(limit, 0))
+    if after is not None:
+        query = query.where(versions.c.number < after)
+    rows = conn.execute(query, _keys(collection)).all()
+    if not rows:
+        _collection(conn, collection)
+    return infos(conn, rows)
+
+
+def list_collections(
+    conn: Connection, entity: str, project: str | None, type_: str | None
+) -> list[CollectionInfo]:
+    live = (
+        select(
+            versions.c.collection_id,
+            func.count().label("count"),
+            func.max(versions.c.number).label("newest"),
+        )
+        .where(versions.c.deleted_at.is_(None))
+        .group_by(versions.c.collection_id)
+        .subquery()
+    )
+    newest, pointed = versions.alias("newest"), versions.alias("pointed")
+    query = (
+        select(collections, live.c.count, newest.c.size, pointed.c.number.label("latest"))
+        .outerjoin(live, live.c.collection_id == collections.c.id)
+        .outerjoin(
+            newest,
+            (newest.c.collection_id == collections.c.id) & (newest.c.number == live.c.newest),
+        )
+        .outerjoin(
+            aliases, (aliases.c.collection_id == collections.c.id) & (aliases.c.alias == LATEST)
+        )
+        .outerjoin(pointed, pointed.c.id == aliases.c.version_id)
+        .where(collections.c.entity == entity)
+        .order_by(collections.c.project, collections.c.name)
+    )
+    if project is not None:
+        query = query.where(collections.c.project == project)
+    if type_ is not None:
+        query = query.where(collections.c.type == type_)
+    return [
+        CollectionInfo(
+            entity=row.entity,
+            project=row.project,
+            name=row.name,
+            type=row.type,
+            versions=row.count or 0,
+            latest=row.latest,
+            size=row.size or 0,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+        )
+        for row in conn.execute(query)
+    ]
+
+
+# committing
+
+
+def commit_version(conn: Connection, session_id: str, draft: Draft) -> Committed:
+    if (again := _committed_before(conn, draft)) is not None:
+        return again
+    session = sessions.live(conn, session_id)
+    _check_entity(conn, session, draft)
+    now = clock.now(conn)
+    collection = _locked_collection(conn, draft, now)
+    if (again := _committed_before(conn, draft)) is not None:
+        return again  # the same draft, by another connection, while this one waited for the lock
+
+    row = conn.execute(_BY_DIGEST, {**_keys(draft.collection), "digest": draft.digest}).first()
+    if row is None:
+        version = _insert_version(conn, session, draft, collection, now)
+    else:
+        version = row.id
+        if row.is_damaged:
+            _heal(conn, session, draft, row)
+    for alias in {*draft.aliases, LATEST}:
+        _point(conn, collection.id, alias, version)
+    if draft.run_id is not None:
+        _record_output(conn, draft.run_id, version)
+    conn.execute(insert(drafts).values(id=draft.id, version_id=version, is_new=row is None))
+    conn.execute(
+        update(collections).where(collections.c.id == collection.id).values(updated_at=now)
+    )
+    return Committed(_info_of(conn, version), is_new=row is None)
+
+
+def _committed_before(conn: Connection, draft: Draft) -> Committed | None:
+    row = conn.execute(select(drafts).where(drafts.c.id == draft.id)).first()
+    return None if row is None else Committed(_info_of(conn, row.version_id), is_new=row.is_new)
+
+
+def _check_entity(conn: Connection, session: sessions.Session, draft: Draft) -> None:
+    entity = sessions.entity_of(conn, session)
+    if entity != draft.collection.entity:
+        raise Invalid(
+            f"{draft.collection.entity}/{draft.collection.project}/{draft.collection.name}: "
+            f"this upload session belongs to entity '{entity}'; begin one for the collection's entity"
+        )
+
+
+def _locked_collection(conn: Connection, draft: Draft, now: float) -> Row[Any]:
+    """The collection's row, made if need be, locked until the transaction ends."""
+    name = draft.collection
+    query = _collection_query(name).with_for_update()
+    row = conn.execute(query).first()
+    if row is None:
+        new = {
+            **_keys(name),
+            "type": draft.type,
+            "next_number": 0,
+            "created_at": now,
+            "updated_at": now,
+        }
+        bulk.insert_new(conn, collections, [new])
+        row = conn.execute(query).one()
+    if row.type != draft.type:
+        raise Invalid(
+            f"{name.project}/{name.name} holds artifacts of type '{row.type}', not '{draft.type}'; "
+            f"use that type or another name"
+        )
+    return row
+
+
+def _insert_version(
+    conn: Connection, session: sessions.Session, draft: Draft, collection: Row[Any], now: float
+) -> int:
+    if draft.manifest is None:
+        raise Conflict(
+            f"{_title(draft.collection)}: its content was there, but was deleted meanwhile; log again"
+        )
+    _keep_objects(conn, session, draft)
+    inserted = conn.execute(
+        insert(versions).values(
+            public_id=uuid4().hex,
+            collection_id=collection.id,
+            number=collection.next_number,
+            digest=draft.digest,
+            size=draft.size,
+            entry_count=draft.entry_count,
+            **_manifest_columns(draft.manifest),
+            description=draft.description,
+            metadata=json.dumps(draft.metadata),
+            tags=json.dumps(list(dict.fromkeys(draft.tags))),
+            created_at=now,
+            updated_at=now,
+        )
+    )
+    assert inserted.inserted_primary_key is not None
+    version = int(inserted.inserted_primary_key[0])
+    conn.execute(
+        update(collections)
+        .where(collections.c.id == collection.id)
+        .values(next_number=collection.next_number + 1)
+    )
+    _reach(conn, version, _object_ids(draft))
+    return version
+
+
+def _heal(conn: Connection, session: sessions.Session, draft: Draft, damaged: Row[Any]) -> None:
+    """The version gets the draft's manifest; others that used the same damaged objects are still
+    damaged, but the new objects now live as long as they do, so that a reader can find the content
+    there (`stored_contents` names it) until they are logged again too."""
+    if draft.manifest is None:
+        raise Conflict(
+            f"{_title(draft.collection)}:v{damaged.number} is damaged; log its content again to heal it"
+        )
+    _keep_objects(conn, session, draft)
+    mine, theirs = version_objects.alias("mine"), version_objects.alias("theirs")
+    others = conn.execute(
+        select(theirs.c.version_id)
+        .distinct()
+        .join(mine, mine.c.object == theirs.c.object)
+        .join(objects, objects.c.id == mine.c.object)
+        .where(
+            mine.c.version_id == damaged.id, theirs.c.version_id != damaged.id, objects.c.is_damaged
+        )
+    ).scalars()
+    for other in others.all():
+        _reach(conn, other, draft.object_ids)
+    conn.execute(delete(version_objects).where(version_objects.c.version_id == damaged.id))
+    _reach(conn, damaged.id, _object_ids(draft))
+    conn.execute(
+        update(versions)
+        .where(versions.c.id == damaged.id)
+        .values(**_manifest_columns(draft.manifest), is_damaged=False)
+    )
+
+
+def _keep_objects(conn: Connection, session: sessions.Session, draft: Draft) -> None:
+    """Check that every object of the draft is there, and take them from the collector and the session.
+
+    An object that was condemned while this session lived is still there, whole: it is taken back.
+    """
+    wanted = _object_ids(draft)
+    named = bulk.among(conn, objects.c.object_id, wanted)
+    kept = conn.execute(
+        update(objects)
+        .where(
+            named,
+            objects.c.entity_id == session.entity_id,
+            objects.c.state == STORED,
+            ~objects.c.is_damaged,
+            objects.c.condemned_at.is_(None) | (objects.c.condemned_at >= session.id),
+        )
+        .values(session_id=None, condemned_at=None)
+    ).rowcount
+    if kept == len(wanted):
+        return
+    rows = conn.execute(
+        select(objects).where(named, objects.c.entity_id == session.entity_id)
+    ).all()
+    there = {row.object_id: row for row in rows}
+    for object_id in sorted(wanted):
+        row = there.get(object_id)
+        if row is None or row.state != STORED or row.condemned_at is not None:
+            why = "was never stored, or was collected meanwhile"
+        elif row.is_damaged:
+            why = "was found damaged"
+        else:
+            continue
+        raise Conflict(f"{_title(draft.collection)}: object {object_id} {why}; log again")
+
+
+def _reach(conn: Connection, version: int, object_ids: Iterable[str]) -> None:
+    rows = select(_literal(version), objects.c.id).where(
+        bulk.among(conn, objects.c.object_id, object_ids),
+        ~select(version_objects.c.object)
+        .where(version_objects.c.version_id == version, version_objects.c.object == objects.c.id)
+        .exists(),
+    )
+    conn.execute(insert(version_objects).from_select(["version_id", "object"], rows))
+
+
+def _literal(version: int) -> Any:
+    return bindparam(None, version, type_=version_objects.c.version_id.type).label("version_id")
+
+
+def _object_ids(draft: Draft) -> set[str]:
+    assert draft.manifest is not None
+    return {*draft.object_ids, draft.manifest.object_id}
+
+
+def _manifest_columns(manifest: ManifestLocation) -> dict[str, Any]:
+    return {
+        "manifest_object_id": manifest.object_id,
+        "manifest_size": manifest.size,
+        "footer_bytes": manifest.footer_bytes,
+        "footer_digest": manifest.footer_digest,
+    }
+
+
+def _record_output(conn: Connection, run_id: str, version: int) -> None:
+    from . import runs  # it asks about versions, too
+
+    runs.get_run(conn, run_id)
+    runs.record(conn, run_id, version, runs.OUTPUT)
+
+
+# changing
+
+
+def update_version(
+    conn: Connection,
+    version_id: str,
+    *,
+    description: str | None | msgspec.UnsetType,
+    metadata: dict[str, Any] | msgspec.UnsetType,
+    aliases: Sequence[str] | msgspec.UnsetType,
+    tags: Sequence[str] | msgspec.UnsetType,
+) -> VersionInfo:
+    row = _locked_row(conn, version_id)
+    changes: dict[str, Any] = {}
+    if description is not msgspec.UNSET:
+        changes["description"] = description
+    if metadata is not msgspec.UNSET:
+        changes["metadata"] = json.dumps(metadata)
+    if tags is not msgspec.UNSET:
+        changes["tags"] = json.dumps(list(dict.fromkeys(tags)))
+    if aliases is not msgspec.UNSET:
+        _set_aliases(conn, row, {*aliases} - {LATEST})
+    now = clock.now(conn)
+    conn.execute(update(versions).where(versions.c.id == row.id).values(**changes, updated_at=now))
+    return _info_of(conn, row.id)
+
+
+def _set_aliases(conn: Connection, row: Row[Any], wanted: set[str]) -> None:
+    present = set(_aliases_of(conn, row.id)) - {LATEST}
+    for alias in sorted(wanted - present):
+        _point(conn, row.collection_id, alias, row.id)
+    for alias in sorted(present - wanted):
+        _unpoint(conn, row.collection_id, alias)
+
+
+def set_alias(
+    conn: Connection, version_id: str, alias: str, *, if_current: int | None | msgspec.UnsetType
+) -> None:
+    row = _locked_row(conn, version_id)
+    current = conn.execute(
+        select(versions.c.number)
+        .join(aliases, aliases.c.version_id == versions.c.id)
+        .where(aliases.c.collection_id == row.collection_id, aliases.c.alias == alias)
+    ).scalar_one_or_none()
+    if current == row.number:
+        return  # also the second call of one whose answer got lost
+    if if_current is not msgspec.UNSET and current != if_current:
+        seen, now = ("nowhere" if n is None else f"v{n}" for n in (if_current, current))
+        raise Conflict(
+            f"{row.project}/{row.name}:{alias} moved from {seen} to {now} meanwhile; "
+            f"resolve it again and repeat"
+        )
+    _point(conn, row.collection_id, alias, row.id)
+
+
+def remove_alias(conn: Connection, collection: CollectionName, alias: str) -> None:
+    if alias == LATEST:
+        raise Invalid(
+            f"{_title(collection)}: 'latest' cannot be removed; it follows what is logged"
+        )
+    row = conn.execute(_collection_query(collection).with_for_update()).first()
+    if row is None:
+        raise _no_collection(conn, collection)
+    _unpoint(conn, row.id, alias)
+
+
+def delete_version(conn: Connection, version_id: str, *, delete_aliases: bool) -> None:
+    if any_row(conn, version_id).deleted_at is not None:
+        return
+    row = _locked_row(conn, version_id)
+    pointing = _aliases_of(conn, row.id)
+    custom = [alias for alias in pointing if alias != LATEST]
+    if custom and not delete_aliases:
+        raise Conflict(
+            f"{row.project}/{row.name}:v{row.number} still has the aliases {', '.join(custom)}; "
+            f"remove them first, or delete them with it (delete_aliases=True)"
+        )
+    now = clock.now(conn)
+    conn.execute(delete(aliases).where(aliases.c.version_id == row.id))
+    conn.execute(delete(version_objects).where(version_objects.c.version_id == row.id))
+    conn.execute(update(versions).where(versions.c.id == row.id).values(deleted_at=now))
+    conn.execute(
+        update(collections).where(collections.c.id == row.collection_id).values(updated_at=now)
+    )
+    if LATEST in pointing:
+        newest = conn.execute(
+            select(versions.c.id)
+            .where(versions.c.collection_id == row.collection_id, versions.c.deleted_at.is_(None))
+            .order_by(versions.c.number.desc())
+            .limit(1)
+        ).scalar_one_or_none()
+        if newest is not None:
+            _point(conn, row.collection_id, LATEST, newest)
+
+
+def _locked_row(conn: Connection, version_id: str) -> Row[Any]:
+    """The live version's row, read again once its collection is locked."""
+    collection_id = live_row(conn, version_id).collection_id
+    conn.execute(
+        select(collections.c.id).where(collections.c.id == collection_id).with_for_update()
+    )
+    return live_row(conn, version_id)
+
+
+def _point(conn: Connection, collection_id: int, alias: str, version: int) -> None:
+    row = {"collection_id": collection_id, "alias": alias, "version_id": version}
+    bulk.upsert(conn, aliases, [row])
+
+
+def _unpoint(conn: Connection, collection_id: int, alias: str) -> None:
+    conn.execute(
+        delete(aliases).where(aliases.c.collection_id == collection_id, aliases.c.alias == alias)
+    )
+
+
+# rows as values
+
+
+def info(conn: Connection, row: Row[Any]) -> VersionInfo:
+    return _info(row, _aliases_of(conn, row.id))
+
+
+def infos(conn: Connection, rows: Sequence[Row[Any]]) -> list[VersionInfo]:
+    pointing: dict[int, list[str]] = {row.id: [] for row in rows}
+    if rows:
+        query = (
+            select(aliases.c.version_id, aliases.c.alias)
+            .where(bulk.among(conn, aliases.c.version_id, pointing))
+            .order_by(aliases.c.alias)
+        )
+        for version, alias in conn.execute(query):
+            pointing[version].append(alias)
+    return [_info(row, pointing[row.id]) for row in rows]
+
+
+def _info_of(conn: Connection, version: int) -> VersionInfo:
+    return info(conn, conn.execute(SELECT.where(versions.c.id == version)).one())
+
+
+def _info(row: Row[Any], pointing: Sequence[str]) -> VersionInfo:
+    return VersionInfo(
+        id=row.public_id,
+        entity=row.entity,
+        project=row.project,
+        collection=row.name,
+        type=row.type,
+        number=row.number,
+        digest=row.digest,
+        size=row.size,
+        entry_count=row.entry_count,
+        manifest=ManifestLocation(
+            row.manifest_object_id, row.manifest_size, row.footer_bytes, row.footer_digest
+        ),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        description=row.description,
+        metadata=json.loads(row.metadata),
+        aliases=tuple(pointing),
+        tags=tuple(json.loads(row.tags)),
+        is_damaged=row.is_damaged,
+    )
+
+
+def _aliases_of(conn: Connection, version: int) -> list[str]:
+    return sorted(conn.execute(_ALIASES, {"version_id": version}).scalars())
+
+
+def _keys(collection: CollectionName) -> dict[str, str]:
+    return {
+        "entity": collection.entity,
+        "project": collection.project,
+        "name": collection.name,
+    }
+
+
+def _collection_query(collection: CollectionName) -> Any:
+    return select(collections).where(
+        collections.c.entity == collection.entity,
+        collections.c.project == collection.project,
+        collections.c.name == collection.name,
+    )
+
+
+def _collection(conn: Connection, collection: CollectionName) -> Row[Any]:
+    row: Row[Any] | None = conn.execute(_collection_query(collection)).first()
+    if row is None:
+        raise _no_collection(conn, collection)
+    return row
+
+
+# messages
+
+
+def _title(collection: CollectionName) -> str:
+    return f"{collection.project}/{collection.name}"
+
+
+def _no_collection(conn: Connection, collection: CollectionName) -> NotFound:
+    query = (
+        select(collections.c.name)
+        .where(
+            collections.c.entity == collection.entity, collections.c.project == collection.project
+        )
+        .order_by(collections.c.updated_at.desc())
+        .limit(9)
+    )
+    names = list(conn.execute(query).scalars())
+    there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+    return NotFound(
+        f"{collection.entity}/{collection.project} has no artifact '{collection.name}'; "
+        f"it has: {there}"
+    )
+
+
+def _not_found(conn: Connection, collection: CollectionName, selector: str) -> NotFound:
+    row = conn.execute(_collection_query(collection)).first()
+    if row is None:
+        return _no_collection(conn, collection)
+    names = sorted(
+        conn.execute(select(aliases.c.alias).where(aliases.c.collection_id == row.id)).scalars()
+    )
+    numbers = sorted(
+        conn.execute(
+            select(versions.c.number).where(
+                versions.c.collection_id == row.id, versions.c.deleted_at.is_(None)
+            )
+        ).scalars()
+    )
+    there = ", ".join([*_shortened(names), *_shortened(_ranges(numbers))]) or "no versions"
+    title = _title(collection)
+    number = _NUMBER.fullmatch(selector)
+    if number is None:
+        return NotFound(f"{title} has no alias '{selector}'; it has: {there}")
+    if int(number[1]) < row.next_number:
+        return NotFound(f"{title}:{selector} was deleted; it has: {there}")
+    return NotFound(f"{title} has no version {selector}; it has: {there}")
+
+
+def _shortened(names: list[str], limit: int = 12) -> list[str]:
+    return names if len(names) <= limit else [*names[: limit - 1], "...", names[-1]]
+
+
+def _ranges(numbers: list[int]) -> list[str]:
+    """[0, 1, 2, 5] as ["v0..v2", "v5"]."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return [f"v{first}" if first == last else f"v{first}..v{last}" for first, last in ranges]

@@ -1,0 +1,1 @@
+"""Property tests: a package, because modules here have the names of their unit tests."""

