@@ -88,7 +88,7 @@ class Converted(Generic[T, U]):
 
 def blocking_file(file: Any) -> Any:
     """The ordinary file inside a file object of aiofiles: blocking callers need no thread per write."""
-    return file._file
+    return getattr(file, "_file", file)
 
 
 def aio_of(value: Any) -> Any:

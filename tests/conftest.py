@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from services import seaweedfs
+from services import aws_environment, postgres, postgres_url, seaweedfs
 
-__all__ = ["seaweedfs"]
+__all__ = ["aws_environment", "postgres", "postgres_url", "seaweedfs"]

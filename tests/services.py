@@ -12,13 +12,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -110,6 +111,99 @@ def running_seaweedfs(folder: Path) -> Iterator[S3Server]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+class PostgresServer(NamedTuple):
+    """A running PostgreSQL server; every test takes a database of its own in it."""
+
+    port: int
+    pid: int
+
+    def url(self, database: str) -> str:
+        return f"postgresql://test@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, *statements: str) -> None:
+        """Run statements outside any transaction."""
+        arguments = [word for each in statements for word in ("-c", each)]
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "test", "-d", "postgres"]
+        command = [postgres_program("psql"), "-q", "-v", "ON_ERROR_STOP=1", *where, *arguments]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+@contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """PostgreSQL in a temporary folder, killed at the end. It refuses root, who starts it as nobody."""
+    initdb, postgres = postgres_program("initdb"), postgres_program("postgres")
+    user = "nobody" if os.geteuid() == 0 else None
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    (port,) = free_ports(1)
+    try:
+        if user is not None:
+            shutil.chown(folder, user)
+        subprocess.run(
+            [initdb, "-D", str(folder / "data"), "-U", "test", "-A", "trust", "--no-sync"],
+            user=user,
+            cwd=folder,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+        )
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": port,
+            "unix_socket_directories": folder,
+            "fsync": "off",
+            "max_connections": 200,
+        }
+        command = [postgres, "-D", str(folder / "data")]
+        command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with (
+            open(folder / "log", "wb") as log,
+            subprocess.Popen(
+                command,
+                user=user,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            ) as process,
+        ):
+            server = PostgresServer(port, process.pid)
+            try:
+                wait_until(lambda: _is_ready(server), process, folder / "log")
+                yield server
+            finally:
+                process.send_signal(signal.SIGQUIT)  # at once, with its children
+                try:
+                    process.wait(10)
+                finally:
+                    process.kill()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def postgres_program(name: str) -> str:
+    """Where a program of PostgreSQL lies; Debian keeps them out of the PATH."""
+    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+        if (folder / name).exists():
+            return str(folder / name)
+    return shutil.which(name) or missing(f"PostgreSQL's {name}: apt-get install postgresql")
+
+
+def missing(service: str) -> NoReturn:
+    """Skip the test, and say so; in CI nothing may be missing."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"missing: {service}")
+    pytest.skip(f"missing: {service}")
+
+
+def _is_ready(server: PostgresServer) -> bool:
+    try:
+        server.execute("SELECT 1")
+    except subprocess.CalledProcessError:
+        return False
+    return True
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
     with ExitStack() as stack:
@@ -164,3 +258,30 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """One S3 server for all tests of the session, started by the first one that wants it."""
     with running_seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
+
+
+@pytest.fixture
+def aws_environment(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The environment of a user of that server; ASYNCART_TEST_BUCKET names the bucket."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in seaweedfs.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ASYNCART_TEST_BUCKET", seaweedfs.bucket)
+    return seaweedfs
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL server for all tests of the session, started by the first one that wants it."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """A new, empty database."""
+    name = f"test_{os.urandom(6).hex()}"
+    postgres.execute(f"CREATE DATABASE {name}")
+    yield postgres.url(name)
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -35,6 +35,7 @@ MANAGERS = {"AbstractAsyncContextManager", "AsyncContextManager"}
 AWAITABLES = {"Awaitable", "Coroutine"}
 LISTS = {"list", "List", "Sequence", "Iterable", "Collection"}
 FILES = {  # async file object -> what is inside it
+    "AsyncFile": "IO[Any]",
     "AsyncTextIOWrapper": "TextIOWrapper",
     "AsyncBufferedIOBase": "BufferedIOBase",
     "AsyncBufferedReader": "BufferedReader",
@@ -379,7 +380,7 @@ class Generator:
                 continue  # a twin stands in the same file; the rest are builtins
             self._need(name, self.names[module.name][name], is_typing_only)
 
-    def _need(self, name: str, found: Import, is_typing_only: bool) -> None:
+    def _need(self, name: str, found: Import, is_typing_only: bool = False) -> None:
         found = found._replace(is_typing_only=found.is_typing_only or is_typing_only)
         known = self.needed.get(name)
         if known is None or (known.is_typing_only and known[:2] == found[:2]):
@@ -391,7 +392,7 @@ class Generator:
         """The aio class or function under its private name in sync.py."""
         found = self.definitions[name]
         source = ".aio" + ("." + found.module.name if found.module.name else "")
-        self._need("_" + name, Import(source, name), is_typing_only=False)
+        self._need("_" + name, Import(source, name))
         return "_" + name
 
     def help(self, *names: str) -> None:
@@ -471,7 +472,9 @@ class Generator:
             return ""
         kind, inner = generic(node)
         if kind in FILES:
-            self._need(FILES[kind], Import("io", FILES[kind]), is_typing_only=True)
+            for name in identifiers(ast.parse(FILES[kind])):
+                home = "typing" if name in {"IO", "Any"} else "io"
+                self._need(name, Import(home, name), is_typing_only=True)
             return FILES[kind]
         if kind in LISTS and self.mentions_twin(node):
             return f"list[{self.blocking(inner[0])}]"
@@ -700,7 +703,7 @@ class Generator:
         return lines
 
     def constructor(self, module: Module, node: ast.ClassDef) -> list[str]:
-        """For users' hands only if it was exported and takes nothing internal."""
+        """Only where users make one themselves: exported, and made of nothing but plain values."""
         start = method(node, "__init__")
         if node.name not in self.exports or start is None:
             return []
@@ -713,17 +716,19 @@ class Generator:
     def _is_internal(self, module: Module, arg: ast.arg) -> bool:
         if arg.arg.startswith("_"):
             return True
-        for name in identifiers(annotation(arg.annotation)) - set(self.exports):
-            found = self.names[module.name].get(name)
-            if name in self.definitions or (found and found.source.startswith(".")):
-                return True
-        return False
+        return any(
+            found.source.startswith(".")  # a class of ours, which we hand out and users do not have
+            for name in identifiers(annotation(arg.annotation))
+            if (found := self.names[module.name].get(name))
+        )
 
     def doors(self, module: Module, node: ast.ClassDef) -> list[str]:
         """`with` and `for` over the object itself."""
         lines: list[str] = []
         if entered := method(node, "__aenter__"):
             kind = annotation(entered.returns)
+            if last_name(kind) == "Any":  # files of aiofiles are all that a body gets untyped
+                kind = ast.Name("AsyncFile")
             self.need(module, identifiers(kind), is_typing_only=True)
             self._need("TracebackType", Import("types", "TracebackType"), is_typing_only=True)
             is_self = last_name(kind) in {node.name, "Self"}
@@ -731,10 +736,9 @@ class Generator:
             lines += [f"def __enter__(self) -> {self.blocking(kind)}:"]
             if is_self:
                 lines += indented(["self._enter()", "return self"])
-            elif convert:
-                lines += indented([f"return {convert}(self._enter())"])
             else:
-                lines += indented([f"value: {self.blocking(kind)} = self._enter()", "return value"])
+                value = f"{convert}(self._enter())" if convert else "self._enter()"
+                lines += indented([f"value: {self.blocking(kind)} = {value}", "return value"])
             lines += [
                 "",
                 "def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,"
@@ -766,7 +770,7 @@ class Generator:
                     raise Untranslatable(
                         f"aio/__init__.py: __all__ names {name}, which is not there"
                     )
-                self._need(name, self._source_of(name), is_typing_only=False)
+                self._need(name, self._source_of(name))
             elif not isinstance(found.node, ast.ClassDef):
                 blocks.append(self.function(found.module, found.node, self.original(name)))
         classes = [self.twin(name) for name in self.twins]
@@ -781,8 +785,8 @@ class Generator:
         found = self.names[""][name]
         submodule = found.source.removeprefix(".aio.")
         if found.source.startswith(".aio.") and name in self.names.get(submodule, {}):
-            return self.names[submodule][found.name]
-        return found
+            found = self.names[submodule][found.name]
+        return found._replace(is_typing_only=False)  # the package itself imports lazily
 
     def at_exit(self) -> list[str]:
         """Runs that nobody finished are finished by `aio`'s own function, if it has one."""

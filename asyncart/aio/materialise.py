@@ -141,6 +141,8 @@ async def _chosen(
 async def _fetch_references(
     entries: Sequence[Entry], target: Target, artifact: Artifact, allow_file_references: bool
 ) -> None:
+    if not entries:
+        return
     from ..references import fetch
 
     for entry in entries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import string
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterable, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from .. import config, names
 from ..catalog.protocol import CollectionName
+from ..engine.tasks import task_group
 from ..errors import Invalid
 from ..model import RunInfo, RunState, VersionInfo
 from .artifact import Artifact
@@ -290,6 +292,18 @@ async def finish(exit_code: int = 0) -> None:
     run = current_run()
     if run is not None:
         await run.finish(exit_code)
+
+
+async def finish_all() -> None:
+    """Finish the runs of this event loop that nobody finished: the blocking twin's last act at exit.
+
+    They failed if an uncaught error ended the program.
+    """
+    with _current_lock:
+        left = [run for run in _current if Workspace.of(run._workspace.settings) is run._workspace]
+    async with task_group() as tasks:
+        for run in left:
+            tasks.start_soon(run.finish, 1 if hasattr(sys, "last_type") else 0)
 
 
 def current_run() -> Run | None:

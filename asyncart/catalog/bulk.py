@@ -20,17 +20,18 @@ from sqlalchemy import ColumnElement, Table, any_, bindparam, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from ..errors import Invalid
-from ..model import DIGEST_BYTES
+from asyncart.errors import Invalid
+from asyncart.model import DIGEST_BYTES
+
 from . import tables
 
 ROWS_PER_STATEMENT = 4096  # larger was not faster; bounds the JSON to about 200 KB
 
 
 class Located(NamedTuple):
-    """Where the `index`th digest of the question lies. `length` is its content's size."""
+    """Where the digest at `position` of the question lies. `length` is its content's size."""
 
-    index: int
+    position: int
     object: int
     offset: int
     length: int

@@ -25,9 +25,16 @@ from sqlalchemy.engine import Connection
 
 from . import bulk, sessions
 from .protocol import Collected, PendingUpload
-from .tables import DOOMED, WRITING, chunks, contents, listings, objects, upload_parts
+from .tables import (
+    DOOMED,
+    chunks,
+    contents,
+    listings,
+    objects,
+    upload_parts,
+    version_objects,
+)
 from .tables import sessions as sessions_table
-from .tables import version_objects
 
 
 def condemn_and_doom(conn: Connection, dry_run: bool) -> Collected:

@@ -16,8 +16,9 @@ import msgspec
 from sqlalchemy import ColumnElement, and_, insert, select, update
 from sqlalchemy.engine import Connection
 
-from ..errors import Conflict
-from ..model import Chunk, Content, Extent
+from asyncart.errors import Conflict
+from asyncart.model import Chunk, Content, Extent
+
 from . import bulk
 from .protocol import StoredObject
 from .sessions import Session, live
@@ -57,11 +58,11 @@ def stored_contents(
     whole = [row for row in found if not row.has_recipe]
     names = _offered(conn, {row.object for row in whole})
     stored = {}
-    for index, object_, offset, length, _ in whole:
+    for position, object_, offset, length, _ in whole:
         if name := names.get(object_):
-            digest = digests[index]
+            digest = digests[position]
             stored[digest] = Content(digest, length, (Extent(name, offset, length),))
-    with_recipe = [(digests[row.index], row.length) for row in found if row.has_recipe]
+    with_recipe = [(digests[row.position], row.length) for row in found if row.has_recipe]
     if with_recipe:
         stored |= _by_recipe(conn, session, dict(with_recipe))
     return stored
@@ -74,8 +75,8 @@ def stored_chunks(
     found = list(bulk.find(conn, chunks, session.entity_id, digests))
     names = _offered(conn, {row.object for row in found})
     return {
-        digests[index]: Extent(name, offset, length)
-        for index, object_, offset, length, _ in found
+        digests[position]: Extent(name, offset, length)
+        for position, object_, offset, length, _ in found
         if (name := names.get(object_))
     }
 
@@ -163,7 +164,7 @@ def _offered(conn: Connection, numbers: Iterable[int]) -> dict[int, str]:
     query = select(objects.c.id, objects.c.object_id).where(
         bulk.among(conn, objects.c.id, wanted), IS_OFFERED
     )
-    return {number: object_id for number, object_id in conn.execute(query)}
+    return dict(conn.execute(query).tuples().all())
 
 
 def _by_recipe(conn: Connection, session: Session, sizes: dict[bytes, int]) -> dict[bytes, Content]:
@@ -226,7 +227,7 @@ def _numbers(conn: Connection, session: Session, object_ids: set[str]) -> dict[s
         objects.c.entity_id == session.entity_id,
         objects.c.state == STORED,
     )
-    numbers = {object_id: number for object_id, number in conn.execute(query)}
+    numbers = dict(conn.execute(query).tuples().all())
     if missing := object_ids - numbers.keys():
         raise Conflict(f"object {min(missing)} is not stored (any more); log again")
     return numbers

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from ..errors import Invalid
+from asyncart.errors import Invalid
+
 from . import schema
 from .sql import SqlCatalog
 
@@ -42,9 +43,7 @@ async def _open_postgres(url: str, may_upgrade: bool) -> SqlCatalog:
     database = PostgresDatabase(url)
     try:
         if not await database.read(schema.is_current):
-            await database.write_alone(
-                schema.ensure, database.name, may_upgrade=may_upgrade
-            )
+            await database.write_alone(schema.ensure, database.name, may_upgrade=may_upgrade)
     except BaseException:
         await database.aclose()
         raise

@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.engine import Connection, Row
 
-from ..errors import Conflict, Invalid, NotFound
-from ..model import RunInfo, RunState, VersionInfo
+from asyncart.errors import Conflict, Invalid, NotFound
+from asyncart.model import RunInfo, RunState, VersionInfo
+
 from . import bulk, clock, versions
+from .lineage import record
 from .tables import INPUT, OUTPUT, lineage
 from .tables import runs as runs_table
 from .tables import versions as versions_table
@@ -57,21 +59,7 @@ def get_run(conn: Connection, run_id: str) -> RunInfo:
 
 
 def record_use(conn: Connection, run_id: str, version_id: str) -> None:
-    get_run(conn, run_id)
     record(conn, run_id, versions.live_row(conn, version_id).id, INPUT)
-
-
-def record(conn: Connection, run_id: str, version: int, direction: int) -> None:
-    """Once per run, version and direction. `version` is the row's number, not the public id."""
-    there = select(lineage.c.id).where(
-        lineage.c.run_id == run_id,
-        lineage.c.version_id == version,
-        lineage.c.direction == direction,
-    )
-    # Asked first, because an insertion that is ignored uses up a number on PostgreSQL.
-    if conn.execute(there).first() is None:
-        row = {"run_id": run_id, "version_id": version, "direction": direction}
-        bulk.insert_new(conn, lineage, [row])
 
 
 def used_by(conn: Connection, version_id: str) -> list[RunInfo]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Column, MetaData, String, Table, inspect, insert, select
+from sqlalchemy import Column, MetaData, String, Table, insert, inspect, select
 from sqlalchemy.engine import Connection
 
-from ..errors import Invalid, Unavailable
+from asyncart.errors import Invalid, Unavailable
+
 from . import tables
 
 MIGRATIONS = Path(__file__).with_name("migrations")

@@ -16,13 +16,14 @@ until then the next attempt may continue them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import delete, insert, or_, select, update
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
-from ..errors import Conflict, NotFound
+from asyncart.errors import Conflict, NotFound
+
 from . import bulk, clock, owner
 from .protocol import SESSION_TTL_S, PendingUpload, UploadPart
 from .tables import DOOMED, WRITING, entities, objects, sessions, upload_parts
@@ -88,7 +89,7 @@ def end_lost_sessions(conn: Connection) -> int:
     alive = conn.execute(
         select(sessions.c.id, sessions.c.owner, sessions.c.expires_at).where(~sessions.c.is_over)
     ).all()
-    lost = [row.id for row in alive if _is_lost(row, now)]
+    lost = [row.id for row in alive if _is_lost(row.owner, row.expires_at, now)]
     if lost:
         conn.execute(
             update(sessions).where(bulk.among(conn, sessions.c.id, lost)).values(is_over=True)
@@ -175,7 +176,7 @@ def adopt_upload(conn: Connection, session_id: str, resume_key: str) -> PendingU
     )
     for row in conn.execute(query).all():
         is_over = row.owner is None or row.is_over
-        if not is_over and not _is_lost(row, now):
+        if not is_over and not _is_lost(row.owner, row.expires_at, now):
             continue
         if not is_over:
             conn.execute(
@@ -217,5 +218,5 @@ def parts_of(conn: Connection, object_: int) -> tuple[UploadPart, ...]:
     return tuple(UploadPart(*row) for row in conn.execute(query))
 
 
-def _is_lost(session: Row[Any], now: float) -> bool:
-    return session.expires_at <= now or owner.is_gone(session.owner)
+def _is_lost(holder: str, expires_at: float, now: float) -> bool:
+    return expires_at <= now or owner.is_gone(holder)

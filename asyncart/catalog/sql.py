@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from ..model import CollectionInfo, Content, Extent, RunInfo, RunState, VersionInfo
+from asyncart.model import CollectionInfo, Content, Extent, RunInfo, RunState, VersionInfo
+
 from . import collector, facts, owner, runs, sessions, versions
 from . import contents as contents_module
 from .protocol import (
@@ -75,9 +76,7 @@ class SqlCatalog:
     ) -> dict[bytes, Content]:
         return await self.database.read(contents_module.stored_contents, session_id, digests)
 
-    async def stored_chunks(
-        self, session_id: str, digests: Sequence[bytes]
-    ) -> dict[bytes, Extent]:
+    async def stored_chunks(self, session_id: str, digests: Sequence[bytes]) -> dict[bytes, Extent]:
         return await self.database.read(contents_module.stored_chunks, session_id, digests)
 
     async def register_upload(
@@ -106,9 +105,7 @@ class SqlCatalog:
 
     # versions
 
-    async def find_version(
-        self, collection: CollectionName, digest: bytes
-    ) -> VersionInfo | None:
+    async def find_version(self, collection: CollectionName, digest: bytes) -> VersionInfo | None:
         return await self.database.read(versions.find_version, collection, digest)
 
     async def commit_version(self, session_id: str, draft: Draft) -> Committed:
@@ -134,7 +131,7 @@ class SqlCatalog:
         self,
         version_id: str,
         *,
-        description: str | None | msgspec.UnsetType = msgspec.UNSET,
+        description: str | msgspec.UnsetType | None = msgspec.UNSET,
         metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET,
         aliases: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
         tags: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
@@ -153,7 +150,7 @@ class SqlCatalog:
         version_id: str,
         alias: str,
         *,
-        if_current: int | None | msgspec.UnsetType = msgspec.UNSET,
+        if_current: int | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> None:
         await self.database.write(versions.set_alias, version_id, alias, if_current=if_current)
 

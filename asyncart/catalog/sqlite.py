@@ -31,7 +31,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -42,7 +42,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from ..errors import AsyncartError, Corrupt, Denied, Invalid, Unavailable
+from asyncart.errors import AsyncartError, Corrupt, Denied, Invalid, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -19,11 +19,12 @@ import msgspec
 from sqlalchemy import bindparam, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
-from ..errors import Conflict, Invalid, NotFound
-from ..model import CollectionInfo, ManifestLocation, VersionInfo
-from . import bulk, clock, sessions
+from asyncart.errors import Conflict, Invalid, NotFound
+from asyncart.model import CollectionInfo, ManifestLocation, VersionInfo
+
+from . import bulk, clock, lineage, sessions
 from .protocol import CollectionName, Committed, Draft
-from .tables import STORED, aliases, collections, drafts, objects, version_objects, versions
+from .tables import OUTPUT, STORED, aliases, collections, drafts, objects, version_objects, versions
 
 LATEST = "latest"
 
@@ -107,7 +108,7 @@ def list_collections(
     live = (
         select(
             versions.c.collection_id,
-            func.count().label("count"),
+            func.count().label("live"),
             func.max(versions.c.number).label("newest"),
         )
         .where(versions.c.deleted_at.is_(None))
@@ -116,7 +117,7 @@ def list_collections(
     )
     newest, pointed = versions.alias("newest"), versions.alias("pointed")
     query = (
-        select(collections, live.c.count, newest.c.size, pointed.c.number.label("latest"))
+        select(collections, live.c.live, newest.c.size, pointed.c.number.label("latest"))
         .outerjoin(live, live.c.collection_id == collections.c.id)
         .outerjoin(
             newest,
@@ -139,7 +140,7 @@ def list_collections(
             project=row.project,
             name=row.name,
             type=row.type,
-            versions=row.count or 0,
+            versions=row.live or 0,
             latest=row.latest,
             size=row.size or 0,
             created_at=row.created_at,
@@ -172,7 +173,7 @@ def commit_version(conn: Connection, session_id: str, draft: Draft) -> Committed
     for alias in {*draft.aliases, LATEST}:
         _point(conn, collection.id, alias, version)
     if draft.run_id is not None:
-        _record_output(conn, draft.run_id, version)
+        lineage.record(conn, draft.run_id, version, OUTPUT)
     conn.execute(insert(drafts).values(id=draft.id, version_id=version, is_new=row is None))
     conn.execute(
         update(collections).where(collections.c.id == collection.id).values(updated_at=now)
@@ -345,13 +346,6 @@ def _manifest_columns(manifest: ManifestLocation) -> dict[str, Any]:
     }
 
 
-def _record_output(conn: Connection, run_id: str, version: int) -> None:
-    from . import runs  # it asks about versions, too
-
-    runs.get_run(conn, run_id)
-    runs.record(conn, run_id, version, runs.OUTPUT)
-
-
 # changing
 
 
@@ -359,7 +353,7 @@ def update_version(
     conn: Connection,
     version_id: str,
     *,
-    description: str | None | msgspec.UnsetType,
+    description: str | msgspec.UnsetType | None,
     metadata: dict[str, Any] | msgspec.UnsetType,
     aliases: Sequence[str] | msgspec.UnsetType,
     tags: Sequence[str] | msgspec.UnsetType,
@@ -388,7 +382,7 @@ def _set_aliases(conn: Connection, row: Row[Any], wanted: set[str]) -> None:
 
 
 def set_alias(
-    conn: Connection, version_id: str, alias: str, *, if_current: int | None | msgspec.UnsetType
+    conn: Connection, version_id: str, alias: str, *, if_current: int | msgspec.UnsetType | None
 ) -> None:
     row = _locked_row(conn, version_id)
     current = conn.execute(

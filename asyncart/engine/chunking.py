@@ -71,18 +71,19 @@ def hash_chunks(buffer: memoryview, lengths: Sequence[int]) -> list[bytes]:
 
 def select_runs(
     chunks: Sequence[tuple[int, Extent | None]],
-    previous: Extent | None = None,
+    after_stored_run: bool = False,
     min_run_bytes: int = MIN_RUN_BYTES,
 ) -> list[bool]:
     """For consecutive chunks of a file, as (length, where it is stored): which of them to point to.
 
     True for chunks of runs that lie side by side in one object and are at least `min_run_bytes` long
-    together, or that continue `previous`, the extent that the file's last chunk before these points to
-    (None if that one is written anew). The others are written, stored or not.
+    together. The others are written, stored or not. A run at the very beginning may be short if the
+    chunk of the file before these is pointed to (`after_stored_run`): it most likely continues that
+    chunk's run, which ended only because a block of the file did.
     """
     selected: list[bool] = []
     for run in _runs(chunks):
-        continues = not selected and previous is not None and _adjoins(previous, run[0])
+        continues = after_stored_run and not selected
         run_bytes = sum([extent.length for extent in run if extent is not None])
         is_stored = run[0] is not None
         selected += [is_stored and (continues or run_bytes >= min_run_bytes)] * len(run)

@@ -5,11 +5,13 @@ Each kind is imported when it is first opened, so that nobody pays for what anot
 
 from __future__ import annotations
 
+import importlib
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from asyncart.errors import Invalid
+from asyncart.threads import run_blocking
 
 if TYPE_CHECKING:
     from .protocol import Store
@@ -36,10 +38,19 @@ async def open_store(url: str, **options: Any) -> Store:
 
         return MemoryStore(url.partition("://")[2], **options)
     if scheme == "s3":
-        from .s3 import S3Store
-
-        return await S3Store.open(url, **options)
+        return await _open_s3(url, **options)
     raise Invalid(f"{url}: no store is called {scheme!r}; use {KINDS}")
+
+
+async def _open_s3(url: str, **options: Any) -> Store:
+    try:
+        # aiobotocore takes 0.3 s to import: not on the caller's event loop
+        await run_blocking(importlib.import_module, "asyncart.stores.s3")
+    except ImportError as error:
+        raise Invalid(f"{url}: S3 needs aiobotocore: pip install 'asyncart[s3]'") from error
+    from .s3 import S3Store
+
+    return await S3Store.open(url, **options)
 
 
 def _scheme(url: str) -> str:

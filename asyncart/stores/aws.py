@@ -18,11 +18,11 @@ import contextlib
 import datetime
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import aiobotocore.config
 import aiobotocore.session
@@ -43,7 +43,7 @@ from asyncart.errors import (
     Unavailable,
 )
 from asyncart.net.loops import PerLoop
-from asyncart.net.plane import AttemptError
+from asyncart.net.plane import AttemptError, error_code
 from asyncart.net.retry import Sign, Signed
 
 CONNECT_S = 10.0
@@ -52,7 +52,11 @@ ATTEMPTS = 6  # of a control call, with botocore's back-off between them
 CONNECTIONS = 64  # for control calls, which are few
 DEFAULT_REGION = "us-east-1"
 NOTABLE_SKEW_S = 30.0
+SKEW = "asyncart_skew_s"  # under this name in the context of a botocore request
 REGION_HEADER = "x-amz-bucket-region"
+
+Headers = Mapping[str, str]
+NO_HEADERS: Headers = {}
 
 # Codes that a fresh signature can cure.
 _SIGN_AGAIN = frozenset(
@@ -126,115 +130,118 @@ def _endpoint(session: botocore.session.Session, *, ignore_configured: bool) -> 
         client.close()
 
 
-class _Connection:
-    """What one event loop has: its control client and its view of the credentials."""
+class _Client(NamedTuple):
+    """What requests of one event loop go out with, until credentials or region change."""
+
+    client: Any
+    credentials: Any
+    region: str
+    base_url: str  # what stands before a key in the URL of an object
+
+
+class _Loop:
+    """What one event loop has: the clients in use and, until the end, those before them."""
 
     def __init__(self) -> None:
-        self.opening = anyio.Lock()
+        self.connecting = anyio.Lock()
+        self.current: _Client | None = None
         self.stack = AsyncExitStack()
-        self.client: Any = None
-        self.credentials: Any = None
-        self.region = ""
 
 
 class Access:
     """Control calls to one bucket, and signatures for everything else.
 
-    `url` leads every message ("s3://bucket/prefix").
+    `url` leads the messages ("s3://bucket/prefix").
     """
 
     def __init__(self, settings: Settings, url: str) -> None:
         self.settings = settings
         self.url = url
         self._region = settings.region
-        self._skew_s = 0.0
-        self._bases: dict[str, str] = {}  # by region
-        self._connections = PerLoop(_Connection)
+        self._skew_s = 0.0  # the store's clock minus ours, once the store has complained
+        self._loops = PerLoop(_Loop)
 
     async def call(self, operation: str, what: str, **params: Any) -> dict[str, Any]:
         """A control call, named as botocore's client methods are; `what` is for messages."""
-        was_renewed = False
+        may_renew = True
         while True:
-            client = (await self._connected()).client
+            used = await self._connected()
             try:
-                answer: dict[str, Any] = await getattr(client, operation)(
-                    Bucket=self.settings.bucket, **params
-                )
-            except botocore.exceptions.ClientError as error:
-                headers = _headers(error)
-                if not was_renewed and await self._renew(_code(error), _status(error), headers):
-                    was_renewed = True
-                    continue
-                raise translate(error, what, self.settings.bucket) from error
-            except botocore.exceptions.NoCredentialsError as error:
-                raise self._no_credentials() from error
-            except (botocore.exceptions.BotoCoreError, OSError) as error:
-                raise Unavailable(
-                    f"{what}: {error}; check the network and the endpoint, then run it again"
-                ) from error
-            return answer
+                with _translated(what):
+                    answer: dict[str, Any] = await getattr(used.client, operation)(
+                        Bucket=self.settings.bucket, **params
+                    )
+                    return answer
+            except AsyncartError as error:
+                refusal = Refusal.of(error.__cause__)
+                if not (may_renew and refusal is not None and self._renew(refusal, used)):
+                    raise
+                may_renew = False
 
-    def signer(
-        self,
-        method: str,
-        key: str,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Sign:
+    def signer(self, method: str, key: str, query: str = "", headers: Headers = NO_HEADERS) -> Sign:
         """For the data plane: a signature made at the moment of each attempt, so that none expires."""
+        used: _Client | None = None
 
         async def sign(why: AttemptError | None) -> Signed:
-            if why is not None:
-                from asyncart.net.plane import error_code
-
-                await self._renew(error_code(why.body), why.status or 0, why.headers)
-            connection = await self._connected()
-            if connection.credentials is None:
-                raise self._no_credentials()
-            frozen = await connection.credentials.get_frozen_credentials()
-            url = await self._base(connection) + quote(key, safe="/-_.~")
+            nonlocal used
+            if why is not None and used is not None:
+                self._renew(Refusal.of_attempt(why), used)
+            used = await self._connected()
+            if used.credentials is None:
+                raise _no_credentials(self.url)
+            with _translated(self.url):
+                frozen = await used.credentials.get_frozen_credentials()
+            url = used.base_url + quote(key, safe="/-_.~")
             if query:
-                url += "?" + urlencode(query, quote_via=quote, safe="-_.~")
-            return Signed(url, self._authorized(method, url, headers or {}, frozen))
+                url += "?" + query
+            return Signed(url, authorized(method, url, headers, frozen, used.region, self._skew_s))
 
         return sign
 
-    def follow(self, error: AsyncartError) -> bool:
-        """Whether the store said that the bucket lives in another region: then repeat the request."""
-        cause = error.__cause__
-        return isinstance(cause, AttemptError) and self._move(cause.headers)
-
-    async def presign(self, operation: str, ttl_s: float, **params: Any) -> str:
-        connection = await self._connected()
-        if connection.credentials is None:
-            raise self._no_credentials()
-        url = await connection.client.generate_presigned_url(
-            operation, Params={"Bucket": self.settings.bucket, **params}, ExpiresIn=int(ttl_s)
-        )
+    async def presign(self, operation: str, what: str, ttl_s: float, **params: Any) -> str:
+        used = await self._connected()
+        with _translated(what):
+            url = await used.client.generate_presigned_url(
+                operation,
+                Params={"Bucket": self.settings.bucket, **params},
+                ExpiresIn=max(1, int(ttl_s)),
+            )
         return str(url)
+
+    def has_moved(self, error: AsyncartError) -> bool:
+        """Whether the store said that the bucket lives in another region: then repeat the request."""
+        refusal = Refusal.of(error.__cause__)
+        region = refusal.headers.get(REGION_HEADER) if refusal is not None else None
+        if not region or region == self._region:
+            return False
+        self._region = region
+        return True
 
     async def aclose(self) -> None:
         running = asyncio.get_running_loop()
-        for loop, connection in self._connections.take_all().items():
+        for loop, state in self._loops.take_all().items():
             if loop is running:
-                await connection.stack.aclose()
+                await state.stack.aclose()
             elif not loop.is_closed():
                 # another thread's loop: only that thread may touch its sockets
                 with contextlib.suppress(RuntimeError):
-                    asyncio.run_coroutine_threadsafe(connection.stack.aclose(), loop)
+                    asyncio.run_coroutine_threadsafe(state.stack.aclose(), loop)
 
-    async def _connected(self) -> _Connection:
-        connection = self._connections.get()
-        if connection.client is None or connection.region != self._region:
-            async with connection.opening:
-                if connection.client is None or connection.region != self._region:
-                    await self._connect(connection)
-        return connection
+    async def _connected(self) -> _Client:
+        state = self._loops.get()
+        async with state.connecting:
+            if state.current is None or state.current.region != self._region:
+                with _translated(self.url):
+                    state.current = await self._connect(state.stack)
+            return state.current
 
-    async def _connect(self, connection: _Connection) -> None:
-        settings = self.settings
-        session = self._session()
-        region = self._region
+    async def _connect(self, stack: AsyncExitStack) -> _Client:
+        """A client with the credentials that the environment and the files hold now."""
+        settings, region = self.settings, self._region
+        session = aiobotocore.session.AioSession(profile=settings.profile)
+        session.register_component("data_loader", settings.loader)
+        if settings.credentials is not None:
+            session.set_credentials(*settings.credentials)
         config = aiobotocore.config.AioConfig(
             signature_version="s3v4",
             s3={"addressing_style": settings.addressing_style},
@@ -246,69 +253,151 @@ class Access:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        try:
-            credentials = await session.get_credentials()
-            client = await connection.stack.enter_async_context(
-                session.create_client(
-                    "s3", region_name=region, endpoint_url=settings.endpoint_url, config=config
-                )
+        client = await stack.enter_async_context(
+            session.create_client(
+                "s3", region_name=region, endpoint_url=settings.endpoint_url, config=config
             )
-        except (botocore.exceptions.BotoCoreError, ValueError) as error:
-            raise Invalid(f"{self.url}: the AWS configuration cannot be used: {error}") from error
-        client.meta.events.register("before-sign.s3", self._correct_clock)
-        connection.client, connection.credentials = client, credentials
-        connection.region = region
+        )
+        client.meta.events.register("before-sign.s3", self._note_skew)
+        client.meta.events.register_first("choose-signer.s3", _choose_signer)
+        credentials = await session.get_credentials()
+        if credentials is None:
+            raise botocore.exceptions.NoCredentialsError
+        url = await client.generate_presigned_url(
+            "get_object", Params={"Bucket": settings.bucket, "Key": "-"}
+        )
+        base_url = str(url).partition("?")[0].removesuffix("-")
+        return _Client(client, credentials, region, base_url)
 
-    def _session(self) -> aiobotocore.session.AioSession:
-        session = aiobotocore.session.AioSession(profile=self.settings.profile)
-        session.register_component("data_loader", self.settings.loader)
-        if self.settings.credentials is not None:
-            session.set_credentials(*self.settings.credentials)
-        return session
+    def _note_skew(self, request: Any, **_: object) -> None:
+        request.context[SKEW] = self._skew_s
 
-    async def _base(self, connection: _Connection) -> str:
-        """What stands before a key in the URL of an object: botocore decides about hosts and styles."""
-        base = self._bases.get(connection.region)
-        if base is None:
-            params = {"Bucket": self.settings.bucket, "Key": "-"}
-            url = await connection.client.generate_presigned_url("get_object", Params=params)
-            base = str(url).partition("?")[0].removesuffix("-")
-            self._bases[connection.region] = base
-        return base
-
-    def _authorized(
-        self, method: str, url: str, headers: Mapping[str, str], credentials: Any
-    ) -> dict[str, str]:
-        request = botocore.awsrequest.AWSRequest(method=method, url=url, headers=dict(headers))
-        request.context["clock_skew_s"] = self._skew_s
-        _UnsignedPayloadAuth(credentials, "s3", self._region).add_auth(request)
-        return {name: str(value) for name, value in request.headers.items()}
-
-    async def _renew(self, code: str, status: int, headers: Mapping[str, str]) -> bool:
-        """Learn what made a signature wrong. True if another one has a chance."""
-        if status not in (401, 403) and code not in _SIGN_AGAIN:
+    def _renew(self, refusal: Refusal, used: _Client) -> bool:
+        """After a refusal that a fresh signature may cure, make the next one fresh."""
+        if refusal.status not in (401, 403) and refusal.code not in _SIGN_AGAIN:
             return False
-        skew_s = _skew(headers)
-        was_skewed = abs(skew_s - self._skew_s) > NOTABLE_SKEW_S
-        if was_skewed:
-            self._skew_s = skew_s
-        connection = self._connections.get()
-        old = connection.credentials
-        if self.settings.credentials is None:
-            # the environment or a file may hold newer ones than those that this process began with
-            connection.credentials = await self._session().get_credentials()
-        is_other = await _differ(old, connection.credentials)
-        if is_other:
-            await self._reconnect(connection)
-        return was_skewed or is_other or code in _SIGN_AGAIN
-
-    async def _reconnect(self, connection: _Connection) -> None:
-        """Have the next control call make a client with the new credentials; old calls finish in peace."""
-        connection.client = None
-
-    def _move(self, headers: Mapping[str, str]) -> bool:
-        region = headers.get(REGION_HEADER)
-        if not region or region == self._region:
-            return False
-        self._region = region
+        skew_s = _skew_s(refusal.headers)
+        if skew_s is not None:
+            self._skew_s = skew_s if abs(skew_s) > NOTABLE_SKEW_S else 0.0
+        state = self._loops.get()
+        if state.current is used:
+            state.current = None  # reads the credentials again; calls under way finish with the old
         return True
+
+
+class Refusal(NamedTuple):
+    """What a store said, through botocore or through the data plane."""
+
+    status: int
+    code: str
+    headers: Headers
+
+    @classmethod
+    def of(cls, cause: BaseException | None) -> Refusal | None:
+        if isinstance(cause, AttemptError):
+            return cls.of_attempt(cause)
+        if isinstance(cause, botocore.exceptions.ClientError):
+            facts = cause.response.get("ResponseMetadata", {})
+            code = cause.response.get("Error", {}).get("Code", "")
+            headers = {name.lower(): value for name, value in facts.get("HTTPHeaders", {}).items()}
+            return cls(facts.get("HTTPStatusCode", 0), str(code), headers)
+        return None
+
+    @classmethod
+    def of_attempt(cls, error: AttemptError) -> Refusal:
+        return cls(error.status or 0, error_code(error.body), error.headers)
+
+
+def authorized(
+    method: str, url: str, headers: Headers, credentials: Any, region: str, skew_s: float = 0.0
+) -> dict[str, str]:
+    """The headers of a request whose body is not part of the signature (TLS and BLAKE3 guard it)."""
+    request = botocore.awsrequest.AWSRequest(method=method, url=url, headers=dict(headers))
+    request.context[SKEW] = skew_s
+    _UnsignedPayloadAuth(credentials, "s3", region).add_auth(request)
+    return {name: str(value) for name, value in request.headers.items()}
+
+
+class _CorrectedClock:
+    """Signs with the store's time where ours is wrong."""
+
+    def _modify_request_before_signing(self, request: Any) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        now += datetime.timedelta(seconds=request.context.get(SKEW, 0.0))
+        request.context["timestamp"] = now.strftime(botocore.auth.SIGV4_TIMESTAMP)
+        super()._modify_request_before_signing(request)  # type: ignore[misc]
+
+
+class _Auth(_CorrectedClock, botocore.auth.S3SigV4Auth):  # type: ignore[misc]
+    """For control calls."""
+
+
+class _QueryAuth(_CorrectedClock, botocore.auth.S3SigV4QueryAuth):  # type: ignore[misc]
+    """For presigned URLs."""
+
+
+class _UnsignedPayloadAuth(_Auth):
+    def payload(self, request: Any) -> str:
+        return str(botocore.auth.UNSIGNED_PAYLOAD)
+
+
+_SIGNERS = {"s3v4": "asyncart-s3v4", "s3v4-query": "asyncart-s3v4-query"}
+botocore.auth.AUTH_TYPE_MAPS["asyncart-s3v4"] = _Auth
+botocore.auth.AUTH_TYPE_MAPS["asyncart-s3v4-query"] = _QueryAuth
+
+
+def _choose_signer(signature_version: str, **_: object) -> str | None:
+    return _SIGNERS.get(signature_version)
+
+
+def _skew_s(headers: Headers) -> float | None:
+    try:
+        return parsedate_to_datetime(headers["date"]).timestamp() - time.time()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """botocore's exceptions as asyncart's."""
+    try:
+        yield
+    except botocore.exceptions.ClientError as error:
+        raise _translate(error, what) from error
+    except botocore.exceptions.NoCredentialsError as error:
+        raise _no_credentials(what) from error
+    except (botocore.exceptions.HTTPClientError, OSError) as error:
+        raise Unavailable(f"{what}: {error}; check the network and the endpoint") from error
+    except (botocore.exceptions.BotoCoreError, ValueError) as error:
+        raise Invalid(f"{what}: the AWS configuration cannot be used: {error}") from error
+
+
+def _translate(error: botocore.exceptions.ClientError, what: str) -> AsyncartError:
+    status, code, _ = Refusal.of(error) or Refusal(0, "", NO_HEADERS)
+    said = error.response.get("Error", {}).get("Message", "")
+    failed = f"{what}: {error.operation_name} failed: {status} {code} {said}".rstrip()
+    if code == "NoSuchBucket":
+        return no_such_bucket(what)
+    if status in (404, 410) or code in ("NoSuchUpload", "NoSuchKey"):
+        return NotFound(f"{what}: not in the store ({status} {code})")
+    if status in (401, 403):
+        return Denied(f"{failed}; check the credentials, their rights and this machine's clock")
+    if status in (409, 412):
+        return Conflict(f"{failed}; somebody else writes the same object: run it again")
+    if status >= 500 or status in (408, 429):
+        return Unavailable(f"{failed}; check the store, then run it again")
+    return TransferError(f"{failed}; the store does not accept the request", [error])
+
+
+def no_such_bucket(what: str) -> Unavailable:
+    """Not NotFound: that would say of each of its objects that it got lost."""
+    return Unavailable(
+        f"{what}: there is no such bucket; create it or correct the URL of the store"
+    )
+
+
+def _no_credentials(what: str) -> Denied:
+    return Denied(
+        f"{what}: no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+        "or AWS_PROFILE"
+    )

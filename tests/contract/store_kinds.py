@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from asyncart.stores import open_store
 from asyncart.stores.local import LocalStore
 from asyncart.stores.memory import MemoryStore
 from asyncart.stores.protocol import Store
@@ -46,7 +47,15 @@ async def faultless(folder: Path) -> AsyncIterator[Store]:
         yield FaultyStore(store, lambda operation: None)
 
 
-KINDS = [memory, memory_in_large_parts, local, counting, faultless]
+@asynccontextmanager
+async def s3(folder: Path) -> AsyncIterator[Store]:
+    """In the bucket that the environment leads to, under a prefix of its own."""
+    store = await open_store(f"s3://{os.environ['ASYNCART_TEST_BUCKET']}/{folder.name}")
+    yield store
+    await store.aclose()
+
+
+KINDS = [memory, memory_in_large_parts, local, counting, faultless, s3]
 
 
 def views(*pieces: bytes) -> list[memoryview]:

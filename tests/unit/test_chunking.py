@@ -211,27 +211,16 @@ def test_only_long_runs_are_pointed_to(
     assert select_runs(chunks, min_run_bytes=100) == expected
 
 
-@pytest.mark.parametrize(
-    ("previous", "expected"),
-    [
-        (None, [False, False, False, False]),
-        (Extent(A, 0, 40), [True, True, False, False]),
-        (Extent(A, 0, 39), [False, False, False, False]),  # not side by side
-        (Extent(A, 40, 10), [False, False, False, False]),
-        (Extent(B, 0, 40), [False, False, False, False]),
-    ],
-)
-def test_a_short_run_that_continues_the_last_block_is_pointed_to(
-    previous: Extent | None, expected: list[bool]
-) -> None:
+def test_a_short_run_that_continues_the_last_block_is_pointed_to() -> None:
     """A run is not broken by the border between two blocks; a later short run is another one."""
     chunks = [stored(A, 40, 10), stored(A, 50, 10), new(1), stored(A, 61, 10)]
-    assert select_runs(chunks, previous, min_run_bytes=100) == expected
+    assert select_runs(chunks, True, min_run_bytes=100) == [True, True, False, False]
+    assert select_runs(chunks, False, min_run_bytes=100) == [False] * 4
 
 
 def test_a_run_that_begins_after_a_new_chunk_continues_nothing() -> None:
-    assert select_runs([new(1), stored(A, 40, 10)], Extent(A, 0, 40), 100) == [False, False]
-    assert select_runs([stored(B, 0, 10), stored(A, 40, 10)], Extent(A, 0, 40), 100) == [False] * 2
+    assert select_runs([new(1), stored(A, 40, 10)], True, 100) == [False, False]
+    assert select_runs([stored(B, 0, 10), stored(A, 40, 10)], True, 100) == [True, False]
 
 
 def test_a_mebibyte_is_worth_pointing_to() -> None:

@@ -1,0 +1,179 @@
+"""The catalog's verbs as transactions of a PostgreSQL database, over asyncpg.
+
+Each event loop has its own pool of connections (they belong to their loop). Reads see one snapshot.
+Every write holds a shared advisory lock and the collector an exclusive one, so that "nobody begins,
+stores or commits while objects are condemned" is true here as it is with SQLite, where there is one
+writer at a time. Deadlocks, and connections that the server closed, are repeated; verbs are
+idempotent, so a commit whose answer got lost may be asked for again.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Callable
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+
+import anyio
+from anyio.lowlevel import RunVar
+from sqlalchemy import text
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from asyncart.errors import Denied, Invalid, Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CONNECTIONS = 8  # per event loop and process
+ATTEMPTS = 6  # with pauses that add up to a few seconds: a server that restarts is back by then
+STATEMENT_TIMEOUT_S = 60.0  # no verb takes seconds; this bounds a dead network
+CONNECT_TIMEOUT_S = 10.0
+
+_LOCK = 0x61737963  # any number of our own
+_SHARED = text(f"SELECT pg_advisory_xact_lock_shared({_LOCK})")
+_ALONE = text(f"SELECT pg_advisory_xact_lock({_LOCK})")
+
+_REPEATABLE = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
+_DOWN = ("08", "53", "57P")  # connection, resources, shut down
+
+
+class PostgresDatabase:
+    """See the module. One object may be used from many threads and many event loops."""
+
+    owner_is_process = False  # the writer may be a client of the server that asks us
+
+    def __init__(self, url: str) -> None:
+        self._url = _asyncpg_url(url)
+        self.name = self._url.set(drivername="postgresql").render_as_string(hide_password=True)
+        self._engines: RunVar[AsyncEngine] = RunVar(f"asyncart.catalog.postgres.{id(self)}")
+        self._closed = False
+
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._repeat(None, lambda conn: work(conn, *args, **kwargs))
+
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._repeat(_SHARED, lambda conn: work(conn, *args, **kwargs))
+
+    async def write_alone(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._repeat(_ALONE, lambda conn: work(conn, *args, **kwargs))
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections; those of other loops end with their loops."""
+        self._closed = True
+        try:
+            engine = self._engines.get()
+        except LookupError:
+            return
+        with anyio.move_on_after(5, shield=True):
+            await engine.dispose()
+
+    async def _repeat(self, lock: Any, work: Callable[[Connection], T]) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await self._transaction(lock, work)
+            except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
+                if attempt == ATTEMPTS or not _is_passing(error):
+                    self._raise(error)
+            await anyio.sleep(random.uniform(0, 0.05 * 2**attempt))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _transaction(self, lock: Any, work: Callable[[Connection], T]) -> T:
+        conn = self._engine().connect()
+        try:
+            await conn.start()
+            if lock is None:
+                await conn.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
+            async with conn.begin():
+                if lock is not None:
+                    await conn.execute(lock)
+                return await conn.run_sync(work)
+        finally:
+            await _close(conn)
+
+    def _engine(self) -> AsyncEngine:
+        if self._closed:
+            raise Unavailable(f"{self.name}: this catalog was closed; open it again")
+        try:
+            return self._engines.get()
+        except LookupError:
+            engine = create_async_engine(
+                self._url,
+                pool_size=CONNECTIONS,
+                max_overflow=0,
+                pool_timeout=STATEMENT_TIMEOUT_S,
+                connect_args={
+                    "timeout": CONNECT_TIMEOUT_S,
+                    "command_timeout": STATEMENT_TIMEOUT_S,
+                },
+            )
+            self._engines.set(engine)
+            return engine
+
+    def _raise(self, error: Exception) -> NoReturn:
+        state = _sqlstate(error)
+        why = str(getattr(error, "orig", None) or error) or type(error).__name__
+        if state.startswith("28") or state == "42501":
+            raise Denied(f"{self.name}: the database refuses us: {why}") from error
+        if state == "3D000":
+            raise Invalid(f"{self.name}: there is no such database; create it first") from error
+        if _is_passing(error) or state.startswith(_DOWN):
+            raise Unavailable(
+                f"{self.name}: the database does not answer ({why}); is it up? Repeat later"
+            ) from error
+        raise error  # a mistake of ours: let it be seen
+
+
+async def _close(conn: AsyncConnection) -> None:
+    """Give the connection back to the pool, also when the caller was cancelled."""
+    with anyio.move_on_after(5, shield=True):
+        await conn.close()
+
+
+def _is_passing(error: Exception) -> bool:
+    if isinstance(error, (OSError, TimeoutError, PoolTimeoutError)):
+        return not isinstance(error, ssl.SSLCertVerificationError)
+    if not isinstance(error, DBAPIError):
+        return False
+    state = _sqlstate(error)
+    return (
+        error.connection_invalidated
+        or state in _REPEATABLE
+        or state.startswith(_DOWN)
+        or (isinstance(error, InterfaceError) and not state)
+    )
+
+
+def _sqlstate(error: Exception) -> str:
+    """PostgreSQL's five letters, of the error or of what the drivers wrapped it in."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for holder in (seen, getattr(seen, "orig", None)):
+            if isinstance(state := getattr(holder, "sqlstate", None), str):
+                return state
+        seen = seen.__cause__
+    return ""
+
+
+def _asyncpg_url(url: str) -> URL:
+    scheme, _, rest = url.partition("://")
+    try:
+        parsed = make_url(f"postgresql+asyncpg://{rest}")
+    except ArgumentError as error:
+        raise Invalid(f"{scheme}://...: not a database URL") from error
+    if not parsed.database:
+        raise Invalid(f"{scheme}://{parsed.host}: the URL names no database")
+    query = dict(parsed.query)
+    if "sslmode" in query:  # libpq's word; asyncpg's is "ssl"
+        query["ssl"] = query.pop("sslmode")
+    return parsed.set(query=query)

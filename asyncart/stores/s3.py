@@ -1,0 +1,404 @@
+"""Objects in a bucket of S3 or of a store that speaks its language.
+
+Promised: bytes go through the data plane (ranged GET, PUT, UploadPart: from and into the caller's
+buffers), control calls through aiobotocore; every error is asyncart's own. An upload survives its
+process: it is continued by its id, or found by its key where even the id got lost, and the parts that the
+store has are asked of the store. `complete` may be repeated after a lost answer.
+
+Refused: conditions, versions, ETags as checksums: stores differ in all of them. Where the store is known
+to verify checksums (see `probe`), they are sent as well; correctness never depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import anyio
+
+from asyncart.errors import AsyncartError, Corrupt, Invalid, NotFound, TransferError, Unavailable
+from asyncart.net.aiohttp_plane import AiohttpPlane
+from asyncart.net.plane import AttemptError, ResponseHead
+from asyncart.net.retry import Transfer
+from asyncart.threads import run_blocking
+
+from . import aws
+from .protocol import Listed, Page
+
+PART_BYTES = 8 << 20  # S3 needs >= 5 MiB; 16 uploads of 8 MiB fit into the memory budget
+MAX_PARTS = 10_000
+KEYS_PER_CALL = 1000  # of DeleteObjects and of a listing
+CALLS_AT_ONCE = 32  # control calls over many keys
+CLEANUP_S = 10.0  # aborting an upload that was cancelled
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+
+
+class S3Store:
+    """`S3Store.open` finds out where the bucket is; nothing is asked of it before the first verb."""
+
+    part_bytes = PART_BYTES
+    is_local = False
+
+    def __init__(
+        self, access: aws.Access, prefix: str, transfer: Transfer, *, owns_transfer: bool
+    ) -> None:
+        self.access = access
+        self.url = access.url
+        self._prefix = prefix
+        self._transfer = transfer
+        self._owns_transfer = owns_transfer
+        self._deletes_in_bulk = True
+
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        transfer: Transfer | None = None,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        profile: str | None = None,
+        addressing_style: str | None = None,
+        credentials: aws.Credentials | None = None,
+    ) -> S3Store:
+        """The store behind `s3://bucket/prefix`.
+
+        What is not given comes from the AWS environment and profile. `transfer` may be shared by several
+        stores; without it the store makes, and closes, one of its own.
+        """
+        bucket, prefix = _split(url)
+
+        def find() -> aws.Settings:
+            return aws.find_settings(
+                bucket,
+                endpoint_url=endpoint_url,
+                region=region,
+                profile=profile,
+                addressing_style=addressing_style,
+                credentials=credentials,
+            )
+
+        access = aws.Access(await run_blocking(find), f"s3://{bucket}/{prefix}".rstrip("/"))
+        owns = transfer is None
+        return cls(access, prefix, transfer or Transfer(AiohttpPlane()), owns_transfer=owns)
+
+    def local_path(self, key: str) -> str | None:
+        return None
+
+    async def sizes(self, keys: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+
+        async def look(key: str) -> None:
+            with contextlib.suppress(NotFound):
+                answer = await self._call("head_object", key)
+                found[key] = int(answer["ContentLength"])
+
+        await _for_each(look, keys)
+        return found
+
+    async def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
+        if not buffer.nbytes:
+            return
+        sign = self.access.signer("GET", self._prefix + key)
+        await self._moving(
+            key,
+            lambda what: self._transfer.get_range(what, sign, offset, buffer),
+            offset,
+            buffer.nbytes,
+        )
+
+    async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
+        sign = self.access.signer("PUT", self._prefix + key)
+        await self._moving(key, lambda what: self._transfer.put(what, sign, buffers))
+
+    async def begin_upload(self, key: str, size_hint: int | None = None) -> S3Upload:
+        if size_hint is not None and size_hint > MAX_PARTS * PART_BYTES_MAX:
+            raise Invalid(
+                f"{self.name(key)}: {size_hint} bytes are more than S3 keeps in one object"
+            )
+        try:
+            answer = await self._call("create_multipart_upload", key)
+        except BaseException:
+            # The store may have begun it, and nobody knows its id: it is found again by its key.
+            with anyio.move_on_after(CLEANUP_S, shield=True), contextlib.suppress(AsyncartError):
+                await self._abort_all(key)
+            raise
+        return S3Upload(self, key, answer["UploadId"])
+
+    async def resume_upload(self, key: str, token: str) -> S3Upload | None:
+        """With an empty token: the newest upload of that key, whose id got lost with its process."""
+        token = token or await self._newest_upload(key)
+        if not token:
+            return None
+        try:
+            parts = [part async for part in self._parts(key, token)]
+        except (
+            NotFound,
+            TransferError,
+        ):  # gone; some stores call an id that is not theirs malformed
+            return None
+        return S3Upload(self, key, token, parts)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        if self._deletes_in_bulk:
+            for start in range(0, len(keys), KEYS_PER_CALL):
+                if not await self._delete_in_bulk(keys[start : start + KEYS_PER_CALL]):
+                    self._deletes_in_bulk = False
+                    break
+            else:
+                return
+        await _for_each(self._delete_one, keys)
+
+    async def list_page(self, prefix: str = "", after: str = "", limit: int = 1000) -> Page:
+        params: dict[str, Any] = {
+            "Prefix": self._prefix + prefix,
+            "MaxKeys": min(limit, KEYS_PER_CALL),
+        }
+        if after:
+            params["StartAfter"] = self._prefix + after
+        while True:
+            answer = await self.access.call("list_objects_v2", self.url, **params)
+            objects = [
+                Listed(
+                    item["Key"].removeprefix(self._prefix),
+                    int(item["Size"]),
+                    item["LastModified"].timestamp(),
+                )
+                for item in answer.get("Contents", ())
+            ]
+            if objects or not answer.get("IsTruncated"):
+                has_more = bool(answer.get("IsTruncated"))
+                return Page(objects, objects[-1].key if has_more else None)
+            params["ContinuationToken"] = answer["NextContinuationToken"]
+
+    async def presign(self, key: str, *, method: str = "GET", ttl_s: float = 900) -> str | None:
+        operation = {"GET": "get_object", "PUT": "put_object", "HEAD": "head_object"}.get(method)
+        if operation is None:
+            raise Invalid(f"{method}: URLs can be signed for GET, HEAD and PUT")
+        return await self.access.presign(operation, self.name(key), ttl_s, Key=self._prefix + key)
+
+    async def aclose(self) -> None:
+        if self._owns_transfer:
+            await self._transfer.plane.aclose()
+        await self.access.aclose()
+
+    def name(self, key: str) -> str:
+        """For messages."""
+        return f"{self.url}/{key}"
+
+    # Used by uploads too
+
+    async def _call(self, operation: str, key: str, **params: Any) -> dict[str, Any]:
+        return await self.access.call(operation, self.name(key), Key=self._prefix + key, **params)
+
+    async def _moving(
+        self,
+        key: str,
+        move: Callable[[str], Awaitable[ResponseHead]],
+        offset: int = 0,
+        length: int = 0,
+    ) -> ResponseHead:
+        """Run a transfer; once more if the bucket turns out to live in another region."""
+        try:
+            return await move(self.name(key))
+        except AsyncartError as error:
+            if not self.access.has_moved(error):
+                raise _explained(error, self.name(key), offset, length) from error.__cause__
+        return await move(self.name(key))
+
+    async def _send_part(
+        self, key: str, token: str, number: int, buffers: Sequence[memoryview]
+    ) -> str:
+        """Returns the part's ETag, which `complete` has to repeat."""
+        query = urlencode({"partNumber": number, "uploadId": token})
+        sign = self.access.signer("PUT", self._prefix + key, query)
+        head = await self._moving(key, lambda what: self._transfer.put(what, sign, buffers))
+        etag = head.headers.get("etag")
+        if not etag:
+            raise TransferError(f"{self.name(key)}: the store did not name part {number} (no ETag)")
+        return etag
+
+    async def _parts(self, key: str, token: str) -> AsyncIterator[Part]:
+        params: dict[str, Any] = {"UploadId": token}
+        while True:
+            answer = await self._call("list_parts", key, **params)
+            for part in answer.get("Parts", ()):
+                yield Part(int(part["PartNumber"]), int(part["Size"]), part["ETag"])
+            if not answer.get("IsTruncated"):
+                return
+            params["PartNumberMarker"] = answer["NextPartNumberMarker"]
+
+    async def _abort(self, key: str, token: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._call("abort_multipart_upload", key, UploadId=token)
+
+    async def _abort_all(self, key: str) -> None:
+        for upload in await self._uploads(key):
+            await self._abort(key, upload["UploadId"])
+
+    async def _newest_upload(self, key: str) -> str:
+        uploads = sorted(await self._uploads(key), key=lambda upload: upload["Initiated"])
+        return str(uploads[-1]["UploadId"]) if uploads else ""
+
+    async def _uploads(self, key: str) -> list[dict[str, Any]]:
+        """The unfinished uploads of one key. Never more than a page of them: keys are not reused."""
+        full = self._prefix + key
+        answer = await self.access.call("list_multipart_uploads", self.name(key), Prefix=full)
+        return [upload for upload in answer.get("Uploads", ()) if upload["Key"] == full]
+
+    async def _delete_in_bulk(self, keys: Sequence[str]) -> bool:
+        """False if this store has no such call, or wants another checksum with it."""
+        objects = [{"Key": self._prefix + key} for key in keys]
+        try:
+            answer = await self.access.call(
+                "delete_objects", self.url, Delete={"Objects": objects, "Quiet": True}
+            )
+        except TransferError:
+            return False
+        except Unavailable as error:
+            refusal = aws.Refusal.of(error.__cause__)
+            if refusal is not None and refusal.status == 501:
+                return False
+            raise
+        failed = [item for item in answer.get("Errors", ()) if item.get("Code") != "NoSuchKey"]
+        if failed:
+            first = failed[0]
+            raise Unavailable(
+                f"{self.name(first['Key'].removeprefix(self._prefix))}: deleting failed: "
+                f"{first.get('Code')} {first.get('Message', '')} ({len(failed)} of {len(keys)} objects)"
+            )
+        return True
+
+    async def _delete_one(self, key: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._call("delete_object", key)
+
+
+PART_BYTES_MAX = 5 << 30
+
+
+class Part(NamedTuple):
+    """A part that the store has. `number` counts from 1."""
+
+    number: int
+    size: int
+    etag: str
+
+
+class S3Upload:
+    """A multipart upload. `token` is the store's upload id; part numbers are indexes plus one."""
+
+    def __init__(self, store: S3Store, key: str, token: str, parts: Iterable[Part] = ()) -> None:
+        self.key = key
+        self.token = token
+        self._store = store
+        self._parts = {part.number: part for part in parts}
+
+    async def part(self, index: int, offset: int, buffers: Sequence[memoryview]) -> None:
+        number = index + 1
+        if number > MAX_PARTS:
+            raise Invalid(f"{self._name}: more than {MAX_PARTS} parts; send larger ones")
+        size = sum(buffer.nbytes for buffer in buffers)
+        etag = await self._store._send_part(self.key, self.token, number, buffers)
+        self._parts[number] = Part(number, size, etag)
+
+    async def complete(self, size: int) -> None:
+        parts = whole(self._parts.values(), size)
+        if parts is None:
+            held = sum(part.size for part in self._parts.values())
+            raise Invalid(f"{self._name}: {len(self._parts)} parts hold {held} bytes, not {size}")
+        try:
+            if parts:
+                await self._complete(parts)
+            else:  # S3 has no multipart upload of nothing
+                await self._check_open()
+                await self._store.write(self.key, ())
+                await self.abort()
+        except NotFound:
+            # Completed before, perhaps by a call whose answer got lost.
+            if (await self._store.sizes([self.key])).get(self.key) != size:
+                raise
+
+    async def abort(self) -> None:
+        with anyio.move_on_after(CLEANUP_S, shield=True) as scope:
+            await self._store._abort(self.key, self.token)
+        if scope.cancelled_caught:
+            raise Unavailable(f"{self._name}: aborting took more than {CLEANUP_S:.0f} s")
+
+    async def _complete(self, parts: list[Part]) -> None:
+        named = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]
+        await self._store._call(
+            "complete_multipart_upload",
+            self.key,
+            UploadId=self.token,
+            MultipartUpload={"Parts": named},
+        )
+
+    async def _check_open(self) -> None:
+        """Raises NotFound if it was completed or aborted."""
+        async for _ in self._store._parts(self.key, self.token):
+            pass
+
+    @property
+    def _name(self) -> str:
+        return self._store.name(self.key)
+
+
+def whole(parts: Iterable[Part], size: int) -> list[Part] | None:
+    """The parts in order, if they follow each other without a gap and have `size` bytes together."""
+    ordered = sorted(parts)
+    numbers = [part.number for part in ordered]
+    if numbers != list(range(1, len(ordered) + 1)) or sum(part.size for part in ordered) != size:
+        return None
+    return ordered
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Bucket and prefix ("" or "a/b/")."""
+    bucket, _, prefix = url.partition("://")[2].partition("/")
+    prefix = prefix.strip("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise Invalid(f"{url}: not a bucket; use s3://bucket/prefix")
+    if prefix and any(part in ("", ".", "..") for part in prefix.split("/")):
+        raise Invalid(f"{url}: a prefix is made of names joined by single slashes")
+    return bucket, prefix + "/" if prefix else ""
+
+
+_TOTAL = re.compile(r"bytes\s+(?:\d+-\d+|\*)/(\d+)\s*\Z", re.IGNORECASE)
+
+
+def _explained(error: AsyncartError, what: str, offset: int, length: int) -> AsyncartError:
+    """The same error, where S3 tells more than HTTP: no bucket, or an object that is too short."""
+    cause = error.__cause__
+    if not isinstance(cause, AttemptError):
+        return error
+    if aws.Refusal.of_attempt(cause).code == "NoSuchBucket":
+        return aws.no_such_bucket(what)
+    total = _TOTAL.match(cause.headers.get("content-range", ""))
+    if length and total is not None and int(total[1]) < offset + length:
+        return Corrupt(f"{what}: ends at {total[1]}: {length} bytes wanted from {offset} on")
+    return error
+
+
+async def _for_each(function: Callable[[str], Awaitable[None]], keys: Iterable[str]) -> None:
+    """Call it for all keys, some at once; the first error stops the rest and is raised as itself."""
+    todo = iter(keys)
+    failures: list[Exception] = []
+
+    async def work() -> None:
+        for key in todo:
+            try:
+                await function(key)
+            except Exception as error:
+                failures.append(error)
+                group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(CALLS_AT_ONCE):
+            group.start_soon(work)
+    if failures:
+        raise failures[0]
