@@ -14,7 +14,9 @@ first use, so that `import asyncart` costs next to nothing.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # type checkers know the name; importing it from typing takes longer than all else here
+TYPE_CHECKING = (
+    False  # type checkers know the name; importing it from typing takes longer than all else here
+)
 
 __version__ = "0.1.0"
 

@@ -48,8 +48,9 @@ log = logging.getLogger("asyncart.bridge")
 
 CLEANUP_S = 10.0  # twice the 5 s that one shielded clean-up may take
 CLOSE_S = 2.0  # at exit, for calls that daemon threads left behind
-# Windows delivers Ctrl-C only between two waits for a lock, not during one
-_WAIT_SLICE_S = 0.2 if os.name == "nt" else threading.TIMEOUT_MAX
+# A Ctrl-C that comes just before the thread falls asleep, or on Windows at any time, is only seen
+# between two waits
+_WAIT_SLICE_S = 0.2
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -527,7 +528,11 @@ def _begin_exit() -> None:
     Python >= 3.12 starts no thread once those have ended, and finishing a run needs some; yet they
     may still use their runs. So one more ordinary thread waits for all others and then finishes.
     """
-    threading.Thread(target=_finish_after_the_others, name="asyncart-exit").start()
+    try:
+        threading.Thread(target=_finish_after_the_others, name="asyncart-exit").start()
+    except RuntimeError:
+        # Python 3.12.0 to 3.12.2 start no thread even now: do what the threads at hand allow
+        _bridge.run_finishers()
 
 
 def _finish_after_the_others() -> None:

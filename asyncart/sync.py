@@ -9,6 +9,7 @@ from ._bridge import at_exit, call
 from ._twins import Twin, aio_of, blocking_file
 from .aio.api import Api as _Api
 from .aio.artifact import Artifact as _Artifact
+from .aio.collect import GarbageReport as GarbageReport
 from .aio.entry import ArtifactEntry as _ArtifactEntry
 from .aio.manifest import ArtifactManifest as _ArtifactManifest
 from .aio.materialise import Verification as Verification
@@ -37,6 +38,7 @@ __all__ = [
     "Artifact",
     "ArtifactEntry",
     "ArtifactManifest",
+    "GarbageReport",
     "NewFile",
     "Run",
     "Verification",
@@ -104,6 +106,25 @@ class Api(Twin):
     ) -> list[CollectionInfo]:
         """Every name of the project (default: the Api's) with its type and versions."""
         return call(self._aio.collections, type, project)
+
+    def projects(self) -> list[str]:
+        """The names of the entity's projects that have artifacts, sorted."""
+        return call(self._aio.projects)
+
+    def run_inputs(self, run_id: str) -> list[Artifact]:
+        """What that run consumed. Raises NotFound."""
+        return [Artifact._of(item) for item in call(self._aio.run_inputs, run_id)]
+
+    def run_outputs(self, run_id: str) -> list[Artifact]:
+        """What that run produced. Raises NotFound."""
+        return [Artifact._of(item) for item in call(self._aio.run_outputs, run_id)]
+
+    def collect(self, *, dry_run: bool = False) -> GarbageReport:
+        """Give back the space of what no version reaches; safe while others write.
+
+        With `dry_run` only say what would be deleted now.
+        """
+        return call(self._aio.collect, dry_run=dry_run)
 
     def aclose(self) -> None:
         """Close the connections; the next call opens them again."""
@@ -327,7 +348,8 @@ class Artifact(Twin):
         Files that are there already with the right content are left alone; other files in the folder
         are not touched. Every byte is verified before it gets its name. Running it again resumes it.
         `path_prefix`, and the globs `include` and `exclude`, choose among the paths. A `file://`
-        reference of an artifact that was not logged here is opened only with `allow_file_references`.
+        reference is opened only if it comes from your own catalog (the one below ASYNCART_HOME), or with
+        `allow_file_references`.
 
         Raises Corrupt naming the file if stored bytes are wrong, Unavailable if the disk is full.
         """
@@ -461,7 +483,8 @@ class NewFile(Twin):
     _aio: _NewFile
 
     def __enter__(self) -> IO[Any]:
-        return blocking_file(self._enter())
+        value: IO[Any] = blocking_file(self._enter())
+        return value
 
     def __exit__(
         self,

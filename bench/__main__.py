@@ -110,7 +110,7 @@ def main(
         million=million or "million" in cases,
         say=_say,
     )
-    failure = _measure(suite, plan, results, wanted)
+    failures = _measure(suite, plan, results, wanted)
     results = results.only(_compared(suite, wanted))
 
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -131,8 +131,8 @@ def main(
     Console().print(report.table(suite.rows(), record))
     if quick:
         _say("--quick: a smoke test; ratios of such small data mean nothing")
-    if failure is not None:
-        raise click.ClickException(failure)
+    if failures:
+        raise click.ClickException("\n".join(failures))
 
 
 def _selected(cases: tuple[str, ...]) -> tuple[suites.Suite, frozenset[str]]:
@@ -161,8 +161,9 @@ def _compared(suite: suites.Suite, wanted: frozenset[str]) -> frozenset[str]:
 
 def _measure(
     suite: suites.Suite, plan: Plan, results: Results, wanted: frozenset[str]
-) -> str | None:
-    """Run the scenarios; what was measured before a failure is kept. Returns the failure, in words."""
+) -> list[str]:
+    """Run the scenarios; what was measured before a failure is kept. Returns the failures, in words."""
+    failures = []
     for scenario in suite.scenarios:
         if not wanted & {row.name for row in scenario.rows}:
             continue
@@ -171,8 +172,9 @@ def _measure(
         except NoSpace as error:
             _say(f"{scenario.name} SKIPPED: {error}")
         except CommandFailed as error:
-            return f"{scenario.name}: {error}"
-    return None
+            failures.append(f"{scenario.name}: {error}")
+            _say(f"{scenario.name} FAILED: {error}")
+    return failures
 
 
 def _merged(record: report.Record, path: Path) -> report.Record:

@@ -123,7 +123,7 @@ class Plan:
     ) -> None:
         """Measure every contender once, another one first in every round; dirty pages are written before.
 
-        A peer that fails is dropped from this row, loudly; a failure of ours ends the run.
+        A peer that fails is dropped from this row, loudly; a failure of ours ends the scenario.
         """
         first = round_index % max(1, len(calls))
         for contender, call in [*calls[first:], *calls[:first]]:

@@ -47,6 +47,9 @@ UNFORWARDED = {
     "__aexit__", "__aiter__", "__anext__", "__init_subclass__", "__class_getitem__", "__getstate__",
     "__setstate__", "__reduce__",
 }  # fmt: skip
+EXAMPLE = re.compile(
+    r"    |>>> |\.\.\. |async (with|for|def)\b|\w+ = await\b"
+)  # a line of code in a docstring
 DECORATORS = {
     "property", "setter", "classmethod", "staticmethod", "overload", "asynccontextmanager",
     "final", "override", "cached_property",
@@ -252,11 +255,8 @@ def blocking_text(text: str) -> str:
         return re.sub(r"\basyncart\.aio\b", "asyncart", code)
 
     lines = text.split("\n")
-    indents = [len(line) - len(line.lstrip()) for line in lines[1:] if line.strip()]
-    code_indent = min(indents, default=0) + 4
     for number, line in enumerate(lines):
-        is_example = number > 0 and len(line) - len(line.lstrip()) >= code_indent
-        if is_example or line.lstrip().startswith((">>> ", "... ")):
+        if EXAMPLE.match(line):
             lines[number] = in_code(line)
         else:
             lines[number] = re.sub(r"`[^`]+`", lambda quoted: in_code(quoted[0]), line)

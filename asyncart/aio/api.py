@@ -10,6 +10,7 @@ from ..catalog.protocol import CollectionName
 from ..errors import NotFound
 from ..model import CollectionInfo
 from .artifact import Artifact
+from .collect import GarbageReport, collect
 from .run import _settings, find_artifact
 from .workspace import Workspace
 
@@ -70,6 +71,30 @@ class Api:
         """Every name of the project (default: the Api's) with its type and versions."""
         catalog = await self._workspace().catalog()
         return await catalog.list_collections(self.entity, project or self.project, type)
+
+    async def projects(self) -> list[str]:
+        """The names of the entity's projects that have artifacts, sorted."""
+        catalog = await self._workspace().catalog()
+        return sorted({found.project for found in await catalog.list_collections(self.entity)})
+
+    async def run_inputs(self, run_id: str) -> list[Artifact]:
+        """What that run consumed. Raises NotFound."""
+        workspace = self._workspace()
+        found = await (await workspace.catalog()).run_inputs(run_id)
+        return [Artifact._logged(info, workspace) for info in found]
+
+    async def run_outputs(self, run_id: str) -> list[Artifact]:
+        """What that run produced. Raises NotFound."""
+        workspace = self._workspace()
+        found = await (await workspace.catalog()).run_outputs(run_id)
+        return [Artifact._logged(info, workspace) for info in found]
+
+    async def collect(self, *, dry_run: bool = False) -> GarbageReport:
+        """Give back the space of what no version reaches; safe while others write.
+
+        With `dry_run` only say what would be deleted now.
+        """
+        return await collect(self._workspace(), dry_run=dry_run)
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens them again."""

@@ -51,7 +51,6 @@ class Artifact:
         self._tags: list[str] = []
         self._info: VersionInfo | None = None
         self._workspace: Workspace | None = None
-        self._is_own = False  # logged here: its file:// references are the user's own words
         self._manifest_reader: ManifestReader | None = None
 
     @classmethod
@@ -297,7 +296,8 @@ class Artifact:
         Files that are there already with the right content are left alone; other files in the folder
         are not touched. Every byte is verified before it gets its name. Running it again resumes it.
         `path_prefix`, and the globs `include` and `exclude`, choose among the paths. A `file://`
-        reference of an artifact that was not logged here is opened only with `allow_file_references`.
+        reference is opened only if it comes from your own catalog (the one below ASYNCART_HOME), or with
+        `allow_file_references`.
 
         Raises Corrupt naming the file if stored bytes are wrong, Unavailable if the disk is full.
         """

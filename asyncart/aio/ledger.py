@@ -11,7 +11,13 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from ..catalog.protocol import SESSION_TTL_S, Catalog, StoredObject
+from ..catalog.protocol import (
+    SESSION_TTL_S,
+    Catalog,
+    PendingUpload,
+    StoredObject,
+    UploadPart,
+)
 from ..engine.tasks import task_group
 from ..model import Chunk, Content, Extent
 
@@ -48,6 +54,12 @@ class Ledger:
 
     async def register_upload(self, object_id: str, token: str, resume_key: str) -> None:
         await self.catalog.register_upload(self.session_id, object_id, token, resume_key)
+
+    async def adopt_upload(self, resume_key: str) -> PendingUpload | None:
+        return await self.catalog.adopt_upload(self.session_id, resume_key)
+
+    async def note_parts(self, object_id: str, parts: Sequence[UploadPart]) -> None:
+        await self.catalog.note_parts(object_id, parts)
 
     async def forget_upload(self, object_id: str) -> None:
         await self.catalog.forget_upload(object_id)

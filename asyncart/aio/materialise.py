@@ -143,11 +143,15 @@ async def _fetch_references(
 ) -> None:
     if not entries:
         return
-    from ..references import fetch
+    from ..references import fetch_all
 
-    for entry in entries:
-        is_trusted = allow_file_references or artifact._is_own
-        await fetch(entry, target, allow_file_references=is_trusted)
+    workspace = artifact._workspace_or_raise()
+    await fetch_all(
+        entries,
+        target,
+        allow_file_references=allow_file_references or workspace.is_own_catalog,
+        threads=workspace.threads,
+    )
 
 
 class Verification(msgspec.Struct, frozen=True):

@@ -181,7 +181,6 @@ class Run:
             )
         committed = await commit(workspace, artifact._contents, header, progress)
         artifact._become(committed.version, workspace)
-        artifact._is_own = True
         await workspace.threads.run(artifact._contents.discard_files)
 
     def _open_workspace(self) -> Workspace:

@@ -54,6 +54,11 @@ class Workspace:
         return by_settings[settings]
 
     @property
+    def is_own_catalog(self) -> bool:
+        """Whether what it says was logged by this user, here: its `file://` references are their own words."""
+        return not self.settings.catalog
+
+    @property
     def budget(self) -> Budget:
         from ..net.budget import process_budget
 

@@ -164,7 +164,7 @@ def _offered(conn: Connection, numbers: Iterable[int]) -> dict[int, str]:
     query = select(objects.c.id, objects.c.object_id).where(
         bulk.among(conn, objects.c.id, wanted), IS_OFFERED
     )
-    return dict(conn.execute(query).tuples().all())
+    return dict(conn.execute(query).all())
 
 
 def _by_recipe(conn: Connection, session: Session, sizes: dict[bytes, int]) -> dict[bytes, Content]:
@@ -227,7 +227,7 @@ def _numbers(conn: Connection, session: Session, object_ids: set[str]) -> dict[s
         objects.c.entity_id == session.entity_id,
         objects.c.state == STORED,
     )
-    numbers = dict(conn.execute(query).tuples().all())
+    numbers = dict(conn.execute(query).all())
     if missing := object_ids - numbers.keys():
         raise Conflict(f"object {min(missing)} is not stored (any more); log again")
     return numbers

@@ -38,7 +38,13 @@ async def _open_sqlite(path: str) -> SqlCatalog:
 
 
 async def _open_postgres(url: str, may_upgrade: bool) -> SqlCatalog:
-    from .postgres import PostgresDatabase
+    try:
+        from .postgres import PostgresDatabase
+    except ImportError as error:
+        raise Invalid(
+            f"a PostgreSQL catalog needs {error.name or 'more packages'}: "
+            f"pip install 'asyncart[postgres]'"
+        ) from error
 
     database = PostgresDatabase(url)
     try:

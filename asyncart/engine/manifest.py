@@ -57,10 +57,10 @@ code points (equal to the order of their UTF-8 bytes) across all blocks, each pa
 
 What a reader must check, beside digests and lengths: paths are safe (`asyncart.names`) and ascending,
 also from block to block; the first one is the index's; the sizes add up to the index's `entry_bytes`;
-sizes and offsets are below 2^62, and so is the total; extents are not
-empty and add up to the size; chunks are 1 byte to 64 MiB and add up to
-the size; where a chunked entry has several extents, each ends at the end of a chunk; an entry of size 0
-has neither; a reference has neither, and only references have the flags 8 and 16.
+sizes, offsets and their total are below 2^62; extents are not empty and add up to the size; chunks are
+1 byte to 64 MiB long and add up to the size; where a chunked entry has several extents, each ends at
+the end of a chunk; an entry of size 0 has neither; a reference has neither, and only references have
+the flags 8 and 16.
 
 Limits: a record of several entries is at most 1 MiB, that of a single entry (a file with very many
 chunks) at most 256 MiB, which is about 7 TiB of file; the index is at most 64 MiB.

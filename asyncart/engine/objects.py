@@ -1,7 +1,9 @@
 """Write one object: gather buffers into parts, send them side by side, make it durable.
 
 The catalog hears of the object before its first byte, so that whatever a crash leaves is known. Small
-objects go out in one request. A failed or cancelled object is aborted here, shielded and bounded.
+objects go out in one request. A failed or cancelled object is aborted here, shielded and bounded; one
+whose process was killed is continued by the next attempt: it begins with the same content, finds the
+unfinished object by that, and sends only the parts that the catalog did not note.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from collections.abc import Callable, Sequence
 
 import anyio
 from anyio.abc import TaskGroup
+from blake3 import blake3
 
+from ..catalog.protocol import UploadPart
 from ..model import new_object_id, object_key
 from ..stores.protocol import Store, Upload
 from . import plan
@@ -34,16 +38,37 @@ class Shared:
             self._release()
 
 
+class _Gathered:
+    """Buffers that wait to become a part; the digests in them stand for their bytes."""
+
+    def __init__(self) -> None:
+        self.views: list[memoryview] = []
+        self.releases: list[Callable[[], None]] = []
+        self.size = 0
+        self._digests = blake3()
+
+    def add(self, views: Sequence[memoryview], digests: bytes, done: Callable[[], None]) -> None:
+        self.views += views
+        self.releases.append(done)
+        self.size += sum(map(len, views))
+        self._digests.update(digests)
+
+    def digest(self) -> bytes:
+        """Of the contents' digests: the bytes themselves are hashed already."""
+        return self._digests.digest()
+
+    def release(self) -> None:
+        self.views.clear()
+        for done in self.releases:
+            done()
+        self.releases.clear()
+
+
 class ObjectWriter:
     """One object, appended to in order. Use `finish` or `abort`; sends run in the given task group."""
 
     def __init__(
-        self,
-        store: Store,
-        index: Index,
-        group: TaskGroup,
-        size_hint: int | None = None,
-        resume_key: str = "",
+        self, store: Store, index: Index, group: TaskGroup, size_hint: int | None = None
     ) -> None:
         self.object_id = ""
         self.size = 0
@@ -51,49 +76,73 @@ class ObjectWriter:
         self._index = index
         self._group = group
         self._size_hint = size_hint
-        self._resume_key = resume_key
         self._part_bytes = plan.part_bytes(size_hint or 0, store.part_bytes)
+        # A local store takes any piece at once, and has no use for half an object of a killed process.
         self._is_direct = store.part_bytes == 1
+        self._resume_key = ""
         self._upload: Upload | None = None
-        self._gathered: list[memoryview] = []
-        self._releases: list[Callable[[], None]] = []
-        self._gathered_bytes = 0
+        self._noted: dict[int, UploadPart] = {}
+        self._unnoted: list[UploadPart] = []
+        self._is_noting = False
+        self._gathered = _Gathered()
         self._parts = 0
         self._sent = 0
         self._in_flight = 0
         self._idle = anyio.Event()
 
-    async def begin(self) -> None:
-        """Give the object its id, and tell the catalog; `append` does it otherwise."""
-        if not self.object_id:
-            object_id = new_object_id(time.time_ns() // 1_000_000)
-            await self._index.register_upload(object_id, "", self._resume_key)
-            self.object_id = object_id
+    async def begin(self, digests: bytes) -> None:
+        """Give the object its id, and tell the catalog. `digests`: of the content that comes first."""
+        if self.object_id:
+            return
+        if not self._is_direct:
+            self._resume_key = blake3(digests).hexdigest()
+            if await self._resume():
+                return
+        object_id = new_object_id(time.time_ns() // 1_000_000)
+        await self._index.register_upload(object_id, "", self._resume_key)
+        self.object_id = object_id
 
-    async def append(self, views: Sequence[memoryview], done: Callable[[], None]) -> int:
-        """Take these bytes; `done` is called once they may be reused. Returns their offset."""
-        await self.begin()
+    async def _resume(self) -> bool:
+        """Continue the object of a killed attempt, if there is one."""
+        pending = await self._index.adopt_upload(self._resume_key)
+        if pending is None:
+            return False
+        key = object_key(pending.object_id)
+        self._upload = await self._store.resume_upload(key, pending.token)
+        if self._upload is None:
+            await self._index.forget_upload(pending.object_id)
+            return False
+        self.object_id = pending.object_id
+        self._noted = {part.index: part for part in pending.parts}
+        return True
+
+    async def append(
+        self, views: Sequence[memoryview], digests: bytes, done: Callable[[], None]
+    ) -> int:
+        """Take these bytes; `done` is called once they may be reused. Returns their offset.
+
+        `digests`: of the contents that lie in the views, in order.
+        """
+        await self.begin(digests)
         offset = self.size
-        self.size += sum(map(len, views))
-        self._gathered += views
-        self._releases.append(done)
-        self._gathered_bytes = self.size - self._sent
-        enough = self._part_bytes if self._upload or self._is_direct else MULTIPART_BYTES
-        if self._gathered_bytes >= max(enough, self._part_bytes):
+        self._gathered.add(views, digests, done)
+        self.size = self._sent + self._gathered.size
+        enough = self._part_bytes
+        if self._upload is None and not self._is_direct:
+            enough = max(enough, MULTIPART_BYTES)
+        if self._gathered.size >= enough:
             await self._send_gathered()
         return offset
 
     async def finish(self) -> None:
         """Durable on return."""
-        key = object_key(self.object_id)
         if self._upload is None:
-            views, releases = self._take()
             try:
-                await self._store.write(key, views)
+                await self._store.write(object_key(self.object_id), self._gathered.views)
             finally:
-                _call(releases)
+                self._gathered.release()
             return
-        if self._gathered:
+        if self._gathered.size:
             await self._send_gathered()
         while self._in_flight:
             self._idle = anyio.Event()
@@ -102,7 +151,7 @@ class ObjectWriter:
 
     async def abort(self) -> None:
         """Forget the object; never raises, never hangs."""
-        _call(self._take()[1])
+        self._gathered.release()
         if self.object_id:
             with anyio.move_on_after(ABORT_S, shield=True):
                 if self._upload is not None:
@@ -113,40 +162,40 @@ class ObjectWriter:
         if self._upload is None:
             key = object_key(self.object_id)
             self._upload = await self._store.begin_upload(key, self._size_hint)
-            if self._upload.token:
+            if self._upload.token and not self._is_direct:
                 await self._index.register_upload(
                     self.object_id, self._upload.token, self._resume_key
                 )
-        views, releases = self._take()
-        index, offset = self._parts, self._sent
+        gathered, self._gathered = self._gathered, _Gathered()
+        part = UploadPart(self._parts, self._sent, gathered.size, gathered.digest())
         self._parts += 1
-        self._sent += sum(map(len, views))
+        self._sent += gathered.size
+        if self._noted.get(part.index) == part:
+            gathered.release()
+            return
         self._in_flight += 1
-        self._group.start_soon(self._send, self._upload, index, offset, views, releases)
+        self._group.start_soon(self._send, self._upload, part, gathered)
 
-    def _take(self) -> tuple[list[memoryview], list[Callable[[], None]]]:
-        taken = self._gathered, self._releases
-        self._gathered, self._releases, self._gathered_bytes = [], [], 0
-        return taken
-
-    async def _send(
-        self,
-        upload: Upload,
-        index: int,
-        offset: int,
-        views: list[memoryview],
-        releases: list[Callable[[], None]],
-    ) -> None:
+    async def _send(self, upload: Upload, part: UploadPart, gathered: _Gathered) -> None:
         try:
-            await upload.part(index, offset, views)
+            await upload.part(part.index, part.offset, gathered.views)
+            gathered.release()
+            if not self._is_direct:
+                await self._note(part)
         finally:
-            views.clear()
-            _call(releases)
+            gathered.release()
             self._in_flight -= 1
             self._idle.set()
 
-
-def _call(functions: list[Callable[[], None]]) -> None:
-    for function in functions:
-        function()
-    functions.clear()
+    async def _note(self, part: UploadPart) -> None:
+        """Tell the catalog; parts that arrive while it is being told go together in its next transaction."""
+        self._unnoted.append(part)
+        if self._is_noting:
+            return
+        self._is_noting = True
+        try:
+            while self._unnoted:
+                parts, self._unnoted = self._unnoted, []
+                await self._index.note_parts(self.object_id, parts)
+        finally:
+            self._is_noting = False

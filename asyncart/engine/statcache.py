@@ -148,6 +148,17 @@ class StatCache:
         files.update((item[0], item) for item in rows)
         return packed(device, list(files.values()))
 
+    def clear(self) -> None:
+        """Forget everything, and give the space back."""
+        with self._lock:
+            try:
+                db = self._connection()
+                with db:
+                    db.execute("DELETE FROM folders")
+                db.execute("VACUUM")
+            except sqlite3.DatabaseError as error:
+                self._discard(error)
+
     def close(self) -> None:
         with self._lock:
             if self._db is not None and self._pid == os.getpid():

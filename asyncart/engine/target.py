@@ -469,6 +469,9 @@ class Partial:
         self._fd = fd
         self.was_there = was_there
 
+    def __del__(self) -> None:
+        self.keep()  # a lost one must not hold its lock for ever
+
     def fileno(self) -> int:
         """The descriptor, for reflinks and `copy_file_range`; it stays ours."""
         return self._fd
@@ -512,15 +515,12 @@ class Partial:
     def publish(self, executable: bool) -> os.stat_result:
         """Give the file its final name, and what `stat` will say of it from now on.
 
-        If that fails (something is in the way) the partial file stays for the next attempt.
+        Conflict or Denied if something is in the way: then it is still to be kept or discarded.
         """
-        fd, self._fd = self._fd, -1
         try:
-            try:
-                _set_executable(fd, executable)
-            except BaseException:
-                os.close(fd)
-                raise
+            self._target._refuse_obstacle(self._directory, self._name, self._path)
+            _set_executable(self._fd, executable)
+            fd, self._fd = self._fd, -1
             return self._target._publish(self._directory, self._temp, self._name, self._path, fd)
         except AsyncartError:
             raise

@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Iterable, Sequence
 
+from blake3 import blake3
+
 from ..model import Entry, ManifestLocation, object_key
 from ..stores.protocol import Store
 from .index import Index
@@ -38,7 +40,8 @@ async def write_manifest(
             while not is_last:
                 pieces, is_last = await threads.run(step)
                 if pieces:
-                    await writer.append([memoryview(piece) for piece in pieces], _nothing)
+                    digests = b"".join(blake3(piece).digest() for piece in pieces)
+                    await writer.append([memoryview(piece) for piece in pieces], digests, _nothing)
             await writer.finish()
             await index.add_stored([(writer.object_id, writer.size, ())], [])
         except BaseException:

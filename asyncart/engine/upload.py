@@ -212,9 +212,11 @@ class _Pack:
             return 0
         if self._writer is None:
             self._writer = ObjectWriter(self._uploader._store, self._uploader._index, self._group)
-        offset = await self._writer.append(batch.views(positions), share.done)
+        positions = batch.laid_out(positions)
+        digests = b"".join(self._listing.digest(batch.rows[position]) for position in positions)
+        offset = await self._writer.append(batch.views(positions), digests, share.done)
         object_id = self._writer.object_id
-        for position in batch.laid_out(positions):
+        for position in positions:
             row, size = batch.rows[position], batch.size(position)
             self._listing.place(row, object_id, offset)
             extent = Extent(object_id, offset, size)
@@ -247,17 +249,13 @@ class _Large:
         self._written: list[tuple[Chunk, int]] = []
         self._in_order = anyio.Lock()
         self._slots = anyio.Semaphore(BLOCKS_IN_FLIGHT)
-        self._last_pointed: Extent | None = None  # of the chunk before the next one
+        self._after_stored_run = False
 
     async def run(self) -> Content:
         uploader, file = self._uploader, self._file
         async with task_group() as group:
             writer = ObjectWriter(
-                uploader._store,
-                uploader._index,
-                group,
-                size_hint=file.stamp.size,
-                resume_key=f"{file.local}\0{file.stamp}",
+                uploader._store, uploader._index, group, size_hint=file.stamp.size
             )
             try:
                 async with task_group() as hashing:
@@ -292,12 +290,7 @@ class _Large:
             lease.release()
             raise
         hashing.start_soon(self._hash, lease.buffer[: block.length], share)
-        views = await self._missing(block, lease.buffer, writer)
-        moved = sum(map(len, views))
-        if views:
-            await writer.append(views, share.done)
-        else:
-            share.done()
+        moved = await self._write_missing(block, lease.buffer, writer, share)
         uploader._tally.add(0, block.length, block.length - moved, moved)
         return block.is_last
 
@@ -308,17 +301,18 @@ class _Large:
         share.done()
         self._slots.release()
 
-    async def _missing(
-        self, block: Block, buffer: memoryview, writer: ObjectWriter
-    ) -> list[memoryview]:
-        """Decide for each chunk of the block whether to point or to write; the bytes to write."""
+    async def _write_missing(
+        self, block: Block, buffer: memoryview, writer: ObjectWriter, share: Shared
+    ) -> int:
+        """Point to the chunks that are worth it, write the others; returns how many bytes those were."""
         claimed = self._uploader._chunks
         asked = [digest for digest in block.digests if digest not in claimed]
         stored = await self._uploader._index.stored_chunks(asked)
         known = [claimed.get(digest) or stored.get(digest) for digest in block.digests]
-        pointed = select_runs(list(zip(block.lengths, known, strict=True)), self._last_pointed)
-        if not all(pointed):
-            await writer.begin()
+        pointed = select_runs(list(zip(block.lengths, known, strict=True)), self._after_stored_run)
+        written = [d for d, is_pointed in zip(block.digests, pointed, strict=True) if not is_pointed]
+        if written:
+            await writer.begin(b"".join(written))
         spans = _Spans()
         offset, start = writer.size, 0
         for length, digest, extent, is_pointed in zip(
@@ -334,8 +328,13 @@ class _Large:
                 offset += length
             self._extents.append(extent)
             start += length
-        self._last_pointed = self._extents[-1] if pointed and pointed[-1] else None
-        return spans.views(buffer)
+        self._after_stored_run = bool(pointed and pointed[-1])
+        moved = offset - writer.size
+        if moved:
+            await writer.append(spans.views(buffer), b"".join(written), share.done)
+        else:
+            share.done()
+        return moved
 
 
 class _Spans:

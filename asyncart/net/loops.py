@@ -15,8 +15,11 @@ T = TypeVar("T")
 
 
 class PerLoop(Generic[T]):
-    def __init__(self, make: Callable[[], T]) -> None:
+    """`make` is called on the loop; `drop` gets the values of loops that are closed, on any thread."""
+
+    def __init__(self, make: Callable[[], T], drop: Callable[[T], None] | None = None) -> None:
         self._make = make
+        self._drop = drop
         self._values: dict[asyncio.AbstractEventLoop, T] = {}
         self._lock = threading.Lock()
 
@@ -27,7 +30,9 @@ class PerLoop(Generic[T]):
         if value is None:
             with self._lock:
                 for other in [each for each in self._values if each.is_closed()]:
-                    del self._values[other]
+                    old = self._values.pop(other)
+                    if self._drop is not None:
+                        self._drop(old)
                 value = self._values[loop] = self._make()
         return value
 

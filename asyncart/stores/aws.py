@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
+import functools
 import os
-import time
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -78,10 +79,9 @@ class Settings(NamedTuple):
     bucket: str
     endpoint_url: str | None
     region: str
-    addressing_style: str
+    is_path_style: bool
     profile: str | None
     credentials: Credentials | None
-    loader: Any  # botocore's data, parsed once for the clients of all event loops
 
 
 def find_settings(
@@ -96,6 +96,7 @@ def find_settings(
     """Ask the environment and the profile for what was not given. Reads files: for a worker thread."""
     try:
         session = botocore.session.Session(profile=profile)
+        session.register_component("data_loader", _loader())
         configured = _endpoint(session, ignore_configured=False)
         if endpoint_url is None and configured != _endpoint(session, ignore_configured=True):
             endpoint_url = configured
@@ -108,11 +109,32 @@ def find_settings(
         bucket=bucket,
         endpoint_url=endpoint_url,
         region=region or DEFAULT_REGION,
-        addressing_style=style or ("path" if endpoint_url else "auto"),
+        is_path_style=is_path_style(bucket, endpoint_url, style),
         profile=profile,
         credentials=credentials,
-        loader=session.get_component("data_loader"),
     )
+
+
+def is_path_style(bucket: str, endpoint_url: str | None, style: str | None) -> bool:
+    """Whether the bucket stands in the path of a URL, or in the host name."""
+    if style in ("path", "virtual"):
+        return style == "path"
+    return endpoint_url is not None or "." in bucket  # certificates do not cover dots
+
+
+def base_url(settings: Settings, endpoint_url: str) -> str:
+    """What stands before a key in the URL of an object."""
+    endpoint_url = endpoint_url.rstrip("/")
+    if settings.is_path_style:
+        return f"{endpoint_url}/{settings.bucket}/"
+    scheme, _, host = endpoint_url.partition("://")
+    return f"{scheme}://{settings.bucket}.{host}/"
+
+
+@functools.cache
+def _loader() -> Any:
+    """botocore's data, parsed once for the clients of all stores and event loops."""
+    return botocore.session.Session().get_component("data_loader")
 
 
 def _endpoint(session: botocore.session.Session, *, ignore_configured: bool) -> str:
@@ -136,7 +158,7 @@ class _Client(NamedTuple):
     client: Any
     credentials: Any
     region: str
-    base_url: str  # what stands before a key in the URL of an object
+    base_url: str
 
 
 class _Loop:
@@ -187,8 +209,6 @@ class Access:
             if why is not None and used is not None:
                 self._renew(Refusal.of_attempt(why), used)
             used = await self._connected()
-            if used.credentials is None:
-                raise _no_credentials(self.url)
             with _translated(self.url):
                 frozen = await used.credentials.get_frozen_credentials()
             url = used.base_url + quote(key, safe="/-_.~")
@@ -198,20 +218,22 @@ class Access:
 
         return sign
 
-    async def presign(self, operation: str, what: str, ttl_s: float, **params: Any) -> str:
+    async def presign(self, method: str, key: str, ttl_s: float) -> str:
         used = await self._connected()
-        with _translated(what):
-            url = await used.client.generate_presigned_url(
-                operation,
-                Params={"Bucket": self.settings.bucket, **params},
-                ExpiresIn=max(1, int(ttl_s)),
-            )
-        return str(url)
+        with _translated(self.url):
+            frozen = await used.credentials.get_frozen_credentials()
+        url = used.base_url + quote(key, safe="/-_.~")
+        request = botocore.awsrequest.AWSRequest(method=method, url=url)
+        request.context[SKEW] = self._skew_s
+        _QueryAuth(frozen, "s3", used.region, expires=max(1, int(ttl_s))).add_auth(request)
+        return str(request.prepare().url)
 
     def has_moved(self, error: AsyncartError) -> bool:
         """Whether the store said that the bucket lives in another region: then repeat the request."""
-        refusal = Refusal.of(error.__cause__)
-        region = refusal.headers.get(REGION_HEADER) if refusal is not None else None
+        cause = error.__cause__
+        if not isinstance(cause, AttemptError):
+            return False  # botocore follows by itself
+        region = cause.headers.get(REGION_HEADER) or _region_in(cause.body)
         if not region or region == self._region:
             return False
         self._region = region
@@ -239,12 +261,12 @@ class Access:
         """A client with the credentials that the environment and the files hold now."""
         settings, region = self.settings, self._region
         session = aiobotocore.session.AioSession(profile=settings.profile)
-        session.register_component("data_loader", settings.loader)
+        session.register_component("data_loader", _loader())
         if settings.credentials is not None:
             session.set_credentials(*settings.credentials)
         config = aiobotocore.config.AioConfig(
             signature_version="s3v4",
-            s3={"addressing_style": settings.addressing_style},
+            s3={"addressing_style": "path" if settings.is_path_style else "virtual"},
             retries={"mode": "standard", "max_attempts": ATTEMPTS},
             connect_timeout=CONNECT_S,
             read_timeout=READ_S,
@@ -263,11 +285,7 @@ class Access:
         credentials = await session.get_credentials()
         if credentials is None:
             raise botocore.exceptions.NoCredentialsError
-        url = await client.generate_presigned_url(
-            "get_object", Params={"Bucket": settings.bucket, "Key": "-"}
-        )
-        base_url = str(url).partition("?")[0].removesuffix("-")
-        return _Client(client, credentials, region, base_url)
+        return _Client(client, credentials, region, base_url(settings, client.meta.endpoint_url))
 
     def _note_skew(self, request: Any, **_: object) -> None:
         request.context[SKEW] = self._skew_s
@@ -318,12 +336,15 @@ def authorized(
     return {name: str(value) for name, value in request.headers.items()}
 
 
+def our_clock() -> datetime:
+    return datetime.now(UTC)
+
+
 class _CorrectedClock:
     """Signs with the store's time where ours is wrong."""
 
     def _modify_request_before_signing(self, request: Any) -> None:
-        now = datetime.datetime.now(datetime.UTC)
-        now += datetime.timedelta(seconds=request.context.get(SKEW, 0.0))
+        now = our_clock() + timedelta(seconds=request.context.get(SKEW, 0.0))
         request.context["timestamp"] = now.strftime(botocore.auth.SIGV4_TIMESTAMP)
         super()._modify_request_before_signing(request)  # type: ignore[misc]
 
@@ -341,18 +362,23 @@ class _UnsignedPayloadAuth(_Auth):
         return str(botocore.auth.UNSIGNED_PAYLOAD)
 
 
-_SIGNERS = {"s3v4": "asyncart-s3v4", "s3v4-query": "asyncart-s3v4-query"}
-botocore.auth.AUTH_TYPE_MAPS["asyncart-s3v4"] = _Auth
-botocore.auth.AUTH_TYPE_MAPS["asyncart-s3v4-query"] = _QueryAuth
+SIGNER = "asyncart-s3v4"
+botocore.auth.AUTH_TYPE_MAPS[SIGNER] = _Auth
 
 
 def _choose_signer(signature_version: str, **_: object) -> str | None:
-    return _SIGNERS.get(signature_version)
+    return SIGNER if signature_version == "s3v4" else None
+
+
+def _region_in(body: bytes) -> str:
+    """What a 400 AuthorizationHeaderMalformed says to be right."""
+    found = re.search(rb"<Region>([a-z0-9-]{1,64})</Region>", body)
+    return found[1].decode("ascii") if found else ""
 
 
 def _skew_s(headers: Headers) -> float | None:
     try:
-        return parsedate_to_datetime(headers["date"]).timestamp() - time.time()
+        return (parsedate_to_datetime(headers["date"]) - our_clock()).total_seconds()
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -32,7 +32,7 @@ PART_BYTES = 8 << 20  # S3 needs >= 5 MiB; 16 uploads of 8 MiB fit into the memo
 MAX_PARTS = 10_000
 KEYS_PER_CALL = 1000  # of DeleteObjects and of a listing
 CALLS_AT_ONCE = 32  # control calls over many keys
-CLEANUP_S = 10.0  # aborting an upload that was cancelled
+CLEANUP_S = 5.0  # aborting an upload that was cancelled
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
@@ -176,10 +176,9 @@ class S3Store:
             params["ContinuationToken"] = answer["NextContinuationToken"]
 
     async def presign(self, key: str, *, method: str = "GET", ttl_s: float = 900) -> str | None:
-        operation = {"GET": "get_object", "PUT": "put_object", "HEAD": "head_object"}.get(method)
-        if operation is None:
+        if method not in ("GET", "HEAD", "PUT"):
             raise Invalid(f"{method}: URLs can be signed for GET, HEAD and PUT")
-        return await self.access.presign(operation, self.name(key), ttl_s, Key=self._prefix + key)
+        return await self.access.presign(method, self._prefix + key, ttl_s)
 
     async def aclose(self) -> None:
         if self._owns_transfer:

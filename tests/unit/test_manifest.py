@@ -716,6 +716,22 @@ def test_a_hostile_trailer_is_not_believed(trailer: bytes) -> None:
         Footer.decode(*forged_footer(msgspec.msgpack.encode(INDEX), 150, trailer))
 
 
+def test_another_format_is_not_read() -> None:
+    """The magic alone is different: everything else is as this format has it."""
+    index = msgspec.msgpack.encode(INDEX)
+    trailer = u32(len(index), len(zstd.compress(index))) + b"asyncart manifest 2\n"
+    with pytest.raises(Corrupt, match="trailer"):
+        Footer.decode(*forged_footer(index, 150, trailer))
+
+
+@pytest.mark.parametrize("length", [0, 1, TRAILER_BYTES - 1, TRAILER_BYTES])
+def test_a_footer_shorter_than_its_trailer_is_not_believed(length: int) -> None:
+    data = (u32(0, 0) + MAGIC)[-length:] if length else b""
+    location = ManifestLocation(OBJECT_ID, length, length, blake3(data).digest())
+    with pytest.raises(Corrupt, match="malformed"):
+        Footer.decode(location, data)
+
+
 def test_an_index_larger_than_allowed_is_not_decompressed() -> None:
     index = bytes((64 << 20) + 1)
     with pytest.raises(Corrupt, match="too large"):

@@ -1,0 +1,60 @@
+"""What asyncart keeps on this machine for its own convenience: losing it costs time, never data.
+
+The stat cache (digests of local files), whole objects fetched from a remote store, and the files that a
+draft wrote itself, which a killed process leaves behind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import msgspec
+
+from ..config import Settings
+from ..engine.statcache import StatCache
+from .workspace import _sweep_drafts
+
+
+class Leftover(msgspec.Struct, frozen=True):
+    """One kind of it: where it lies, how many files it has, and their size in bytes."""
+
+    name: str
+    path: str
+    files: int
+    bytes: int
+
+
+def leftovers(settings: Settings) -> list[Leftover]:
+    """What there is; kinds that do not exist have no files. Nothing is created."""
+    kinds = (
+        ("stat cache", settings.statcache_path),
+        ("objects", settings.cache_dir),
+        ("drafts", settings.drafts_dir),
+    )
+    return [Leftover(name, path, *_measured(path)) for name, path in kinds]
+
+
+def clear(settings: Settings) -> None:
+    """Remove all of it but the drafts of processes that live."""
+    if os.path.exists(settings.statcache_path):
+        # Emptied, not unlinked: another process may be at work in it.
+        cache = StatCache(settings.statcache_path)
+        cache.clear()
+        cache.close()
+    shutil.rmtree(settings.cache_dir, ignore_errors=True)
+    _sweep_drafts(settings.drafts_dir)
+
+
+def _measured(path: str) -> tuple[int, int]:
+    if os.path.isfile(path):
+        return 1, os.stat(path).st_size
+    files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+    return len(files), sum(_size(file) for file in files)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:  # gone meanwhile
+        return 0

@@ -1,0 +1,190 @@
+"""Non-blocking sockets, plain and TLS, that move bytes between the kernel and the caller's buffers.
+
+Nothing here waits or knows HTTP. `receive_into` and `send` do what is possible at once and say how much it
+was: None for "nothing, wait for the socket", 0 for "the peer has closed". Neither keeps a reference to
+the caller's memory, so that closing the socket is all that a cancelled transfer needs.
+
+TLS is an `ssl.MemoryBIO` pump: one large `recv_into` or `send` per 256 KiB of records. `ssl.SSLSocket` makes
+two system calls per record of 16 KiB instead; per CPU second on loopback it gave 1.2 GB/s down where the
+pump gave 1.7.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import sys
+from typing import Protocol
+
+TLS_CHUNK_BYTES = 256 << 10
+TLS_RECORD_BYTES = 17 << 10  # 16 KiB, padding and header
+# Linux wakes us only when this much has arrived: 6.3-7.0 instead of 5.2 GB/s per CPU second on loopback,
+# 3.5 at 1 MiB, where the receive buffer's limit is near.
+LOW_WATER_BYTES = 128 << 10
+
+
+class Channel(Protocol):
+    def fileno(self) -> int: ...
+
+    def receive_into(self, view: memoryview) -> int | None: ...
+
+    def send(self, view: memoryview) -> int | None: ...
+
+    def flush(self) -> bool:
+        """True once everything that `send` took is with the kernel."""
+
+    def expect(self, nbytes: int) -> None:
+        """At least so many more bytes will come: no need to be woken for less than a good part of them."""
+
+    def is_quiet(self) -> bool:
+        """Open, and nothing has arrived since the last answer: fit for another request."""
+
+    def close(self) -> None: ...
+
+
+class PlainChannel:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._low_water = 1
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def receive_into(self, view: memoryview) -> int | None:
+        try:
+            return self.sock.recv_into(view)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def send(self, view: memoryview) -> int | None:
+        try:
+            return self.sock.send(view)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def flush(self) -> bool:
+        return True
+
+    def expect(self, nbytes: int) -> None:
+        low_water = max(1, min(nbytes, LOW_WATER_BYTES))
+        if low_water != self._low_water and sys.platform == "linux":
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
+            self._low_water = low_water
+
+    def is_quiet(self) -> bool:
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return True
+        except OSError:
+            return False
+        return False
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class TlsChannel:
+    """`scratch` holds ciphertext for the length of a call, so one per thread is enough."""
+
+    def __init__(
+        self, plain: PlainChannel, context: ssl.SSLContext, host: str, scratch: bytearray
+    ) -> None:
+        self._plain = plain
+        self._scratch = memoryview(scratch)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._sealed = memoryview(b"")  # ciphertext on its way to the kernel
+
+    def fileno(self) -> int:
+        return self._plain.fileno()
+
+    def handshake(self) -> bool:
+        """One step; True when done. Wait for the socket to be readable in between."""
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._send_sealed()
+            self._receive_sealed()
+            return False
+        finally:
+            self._send_sealed()  # also the alert that tells the peer why not
+        return True
+
+    def receive_into(self, view: memoryview) -> int | None:
+        count = self._unseal(view)
+        if count is not None:
+            return count
+        received = self._receive_sealed()
+        if received is None:
+            return None
+        if received == 0:
+            return 0
+        return self._unseal(view)
+
+    def send(self, view: memoryview) -> int | None:
+        if not self._send_sealed():
+            return None
+        try:
+            count = self._tls.write(view[:TLS_CHUNK_BYTES])
+        except ssl.SSLWantReadError:
+            return None
+        self._send_sealed()
+        return count
+
+    def flush(self) -> bool:
+        return self._send_sealed()
+
+    def expect(self, nbytes: int) -> None:
+        # what OpenSSL has already taken out of the socket will not wake us
+        self._plain.expect(nbytes - self._incoming.pending - TLS_RECORD_BYTES)
+
+    def is_quiet(self) -> bool:
+        if self._plain.is_quiet():
+            return self._incoming.pending == 0 and self._tls.pending() == 0
+        try:  # session tickets come after the handshake, and mean nothing to us
+            return self.receive_into(memoryview(bytearray(1))) is None
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self._plain.close()
+
+    def _receive_sealed(self) -> int | None:
+        count = self._plain.receive_into(self._scratch)
+        if count:
+            self._incoming.write(self._scratch[:count])
+        return count
+
+    def _unseal(self, view: memoryview) -> int | None:
+        filled = 0
+        size = len(view)
+        try:
+            while filled < size:
+                count = self._tls.read(size - filled, view[filled:])
+                if not count:
+                    break
+                filled += count
+        except ssl.SSLWantReadError:
+            if self._outgoing.pending:  # answers to key updates
+                self._send_sealed()
+            if not filled:
+                return None
+        except ssl.SSLZeroReturnError:
+            pass
+        return filled
+
+    def _send_sealed(self) -> bool:
+        while True:
+            if not self._sealed:
+                if not self._outgoing.pending:
+                    return True
+                self._sealed = memoryview(self._outgoing.read())
+            count = self._plain.send(self._sealed)
+            if count is None:
+                return False
+            self._sealed = self._sealed[count:]
