@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .sync import Artifact as Artifact
     from .sync import ArtifactEntry as ArtifactEntry
     from .sync import ArtifactManifest as ArtifactManifest
+    from .sync import GarbageReport as GarbageReport
     from .sync import NewFile as NewFile
     from .sync import Run as Run
     from .sync import Verification as Verification
@@ -42,6 +43,7 @@ __all__ = [
     "Artifact",
     "ArtifactEntry",
     "ArtifactManifest",
+    "GarbageReport",
     "NewFile",
     "Run",
     "Verification",

@@ -47,6 +47,7 @@ from .errors import AsyncartError, Invalid, Unavailable
 log = logging.getLogger("asyncart.bridge")
 
 CLEANUP_S = 10.0  # twice the 5 s that one shielded clean-up may take
+EXIT_S = 30.0  # for each thing that is finished at exit: a catalog may be slow, but not for ever
 CLOSE_S = 2.0  # at exit, for calls that daemon threads left behind
 # A Ctrl-C that comes just before the thread falls asleep, or on Windows at any time, is only seen
 # between two waits
@@ -124,7 +125,6 @@ class _LoopThread:
             self._failure = error
             self._started.set()
             return
-        asyncio.set_event_loop(self.loop)
         # anyio keeps its worker threads for as long as the root task runs; it lives in no other task
         root = self.loop.create_task(self._serve())
         while not root.done():
@@ -212,7 +212,7 @@ class Bridge:
             finish = self._finishers.pop()
             if self.is_started:
                 try:
-                    call(finish)
+                    call(_within_limit, finish)
                 except Exception:
                     log.exception("%s failed at exit", _name_of(finish))
 
@@ -239,22 +239,23 @@ class _Work:
         self.error: BaseException | None = None
         self.done = self.awaited = _Signal()
         self._body = body
-        self._bridge = _bridge
+        self._bridge: Bridge | None = None  # None: not handed over yet
         self._is_exiting = False
         self._scope: anyio.CancelScope | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None  # None: not handed over yet
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def is_inherited(self) -> bool:
-        return self._bridge.is_inherited
+        return self._bridge is not None and self._bridge.is_inherited
 
     def run(self) -> None:
         """Hand the task to the loop and wait for what is `awaited`."""
-        thread = self._bridge.thread()
+        bridge = _bridge
+        thread = bridge.thread()
         if thread.id == threading.get_ident():
             self._refuse()
         try:
-            self._loop = thread.loop
+            self._bridge, self._loop = bridge, thread.loop
             self.on_loop(thread.begin, self)
             self.awaited.wait()
         except BaseException:  # KeyboardInterrupt, or whatever a signal handler raises
@@ -383,7 +384,8 @@ class Scope(Generic[T]):
         if error is not None:
             self._body_error = error if isinstance(error, Exception) else _stand_in(error)
         work.awaited = work.done
-        work.on_loop(self._leave.set)
+        with suppress(Unavailable):  # the loop was closed, and the scope with it
+            work.on_loop(self._leave.set)
         if is_interrupt:
             work.await_cleanup()
         else:
@@ -447,8 +449,10 @@ class _Pump(Generic[T]):
 
     def take(self) -> T:
         work = self.work
-        if work.done.is_set or work.is_inherited:
+        if work.done.is_set:
             raise StopIteration
+        if work.is_inherited:
+            raise Invalid(f"{work.name}: begun in the parent process; begin another iteration here")
         work.awaited = _Signal()
         if self._is_running:
             work.on_loop(self._wanted.set)
@@ -460,6 +464,11 @@ class _Pump(Generic[T]):
             return self._items.pop()
         work.reraise()
         raise StopIteration
+
+
+async def _within_limit(finish: Callable[[], Awaitable[object]]) -> None:
+    with anyio.fail_after(EXIT_S):
+        await finish()
 
 
 # --- the public functions ----------------------------------------------------------------------

@@ -90,6 +90,23 @@ class ManifestLocation(msgspec.Struct, frozen=True):
     footer_digest: bytes
 
 
+class UploadPart(msgspec.Struct, frozen=True):
+    """A part that the store has acknowledged. `digest` is the BLAKE3 of its bytes."""
+
+    index: int
+    offset: int
+    length: int
+    digest: bytes
+
+
+class PendingUpload(msgspec.Struct, frozen=True):
+    """An object that was begun and not finished: continued by the next attempt, or aborted by the sweep."""
+
+    object_id: str
+    token: str
+    parts: tuple[UploadPart, ...] = ()
+
+
 class RunState(enum.StrEnum):
     RUNNING = "running"
     FINISHED = "finished"

@@ -476,8 +476,8 @@ class ArtifactManifest(Twin):
 
 
 class NewFile(Twin):
-    """An asynchronous context manager over an aiofiles file. What was written is added when the block
-    ends well; if it raises, nothing is added and the space is freed.
+    """A file to be written in an `with` block. It is added when the block ends well; if that
+    raises, nothing is added and the space is freed.
     """
 
     _aio: _NewFile

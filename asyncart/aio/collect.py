@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from ..catalog.protocol import Catalog, Collected, PendingUpload
-from ..model import object_key
+from ..catalog.protocol import Catalog, Collected
+from ..model import PendingUpload, object_key
 from ..stores.protocol import Store
 from .workspace import Workspace
 

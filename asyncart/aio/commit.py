@@ -18,7 +18,7 @@ import msgspec
 from ..catalog.protocol import CollectionName, Committed, Draft
 from ..engine.listing import OVERWRITES, Listing
 from ..engine.manifest import ContentDigest
-from ..engine.scan import scan
+from ..engine.scan import check_tree, scan
 from ..engine.tree import ManifestReader, write_manifest
 from ..engine.upload import Uploader
 from ..errors import Conflict, Invalid
@@ -156,6 +156,7 @@ class _Commit:
         listing = self._listing
         if self._extra:
             self._extra = _without_overwritten(listing, self._extra)
+            check_tree([*listing.paths, *(entry.path for entry in self._extra)])
         content = ContentDigest()
         if not self._extra:
             view = bytes(listing.digests)

@@ -11,15 +11,9 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from ..catalog.protocol import (
-    SESSION_TTL_S,
-    Catalog,
-    PendingUpload,
-    StoredObject,
-    UploadPart,
-)
+from ..catalog.protocol import SESSION_TTL_S, Catalog, StoredObject
 from ..engine.tasks import task_group
-from ..model import Chunk, Content, Extent
+from ..model import Chunk, Content, Extent, PendingUpload, UploadPart
 
 
 class Ledger:

@@ -16,8 +16,8 @@ from .drafting import Contents
 
 
 class NewFile:
-    """An asynchronous context manager over an aiofiles file. What was written is added when the block
-    ends well; if it raises, nothing is added and the space is freed."""
+    """A file to be written in an `async with` block. It is added when the block ends well; if that
+    raises, nothing is added and the space is freed."""
 
     def __init__(
         self,

@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.engine import Connection
 
+from ..model import PendingUpload
 from . import bulk, sessions
-from .protocol import Collected, PendingUpload
+from .protocol import Collected
 from .tables import (
     DOOMED,
     chunks,

@@ -20,8 +20,10 @@ from ..model import (
     Content,
     Extent,
     ManifestLocation,
+    PendingUpload,
     RunInfo,
     RunState,
+    UploadPart,
     VersionInfo,
 )
 
@@ -42,23 +44,6 @@ class StoredObject(msgspec.Struct, frozen=True):
     object_id: str
     size: int
     chunks: tuple[tuple[Chunk, int], ...] = ()  # (chunk, its offset in the object)
-
-
-class UploadPart(msgspec.Struct, frozen=True):
-    """A part that the store has acknowledged. `digest` is the BLAKE3 of its bytes."""
-
-    index: int
-    offset: int
-    length: int
-    digest: bytes
-
-
-class PendingUpload(msgspec.Struct, frozen=True):
-    """An object that was begun and not finished: continued by the next attempt, or aborted by the sweep."""
-
-    object_id: str
-    token: str
-    parts: tuple[UploadPart, ...] = ()
 
 
 class Draft(msgspec.Struct, frozen=True):

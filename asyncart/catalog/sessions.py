@@ -24,8 +24,9 @@ from sqlalchemy.engine import Connection
 
 from asyncart.errors import Conflict, NotFound
 
+from ..model import PendingUpload, UploadPart
 from . import bulk, clock, owner
-from .protocol import SESSION_TTL_S, PendingUpload, UploadPart
+from .protocol import SESSION_TTL_S
 from .tables import DOOMED, WRITING, entities, objects, sessions, upload_parts
 
 

@@ -13,17 +13,10 @@ import msgspec
 
 from asyncart.model import CollectionInfo, Content, Extent, RunInfo, RunState, VersionInfo
 
+from ..model import PendingUpload, UploadPart
 from . import collector, facts, owner, runs, sessions, versions
 from . import contents as contents_module
-from .protocol import (
-    Collected,
-    CollectionName,
-    Committed,
-    Draft,
-    PendingUpload,
-    StoredObject,
-    UploadPart,
-)
+from .protocol import Collected, CollectionName, Committed, Draft, StoredObject
 from .transactions import Database
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..catalog.protocol import PendingUpload, UploadPart
-from ..model import Chunk, Content, Extent
+from ..model import Chunk, Content, Extent, PendingUpload, UploadPart
 
 
 class Index(Protocol):

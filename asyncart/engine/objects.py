@@ -15,8 +15,7 @@ import anyio
 from anyio.abc import TaskGroup
 from blake3 import blake3
 
-from ..catalog.protocol import UploadPart
-from ..model import new_object_id, object_key
+from ..model import UploadPart, new_object_id, object_key
 from ..stores.protocol import Store, Upload
 from . import plan
 from .index import Index

@@ -183,7 +183,9 @@ class _Scanner:
                 rows[-1] = row
             else:
                 rows.append(row)
-        return listing.reordered(rows)
+        sorted_listing = listing.reordered(rows)
+        check_tree(sorted_listing.paths)
+        return sorted_listing
 
     def _check_same(self, first: int, second: int) -> None:
         a, b = self._listing.local_path(first), self._listing.local_path(second)
@@ -191,6 +193,17 @@ class _Scanner:
             raise Invalid(
                 f"{self._listing.paths[first]} was added twice with different content, from {a} and from {b}; rename one (name=) or pass overwrite=True"
             )
+
+
+def check_tree(paths: Sequence[str]) -> None:
+    """Refuse a path that is a file and, for another path, a folder."""
+    known = set(paths)
+    heads = {path.rpartition("/")[0] for path in paths}
+    for head in heads:
+        while head:
+            if head in known:
+                raise Invalid(f"{head} is a file, and a folder for other paths of the artifact; give one of them another name=")
+            head = head.rpartition("/")[0]
 
 
 def same_content(first: str, second: str) -> bool:

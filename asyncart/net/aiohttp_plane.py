@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -136,9 +136,7 @@ class AiohttpPlane:
             connector=aiohttp.TCPConnector(
                 limit=0, ssl=self._ssl_context if self._ssl_context is not None else True
             ),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=self.connect_s, sock_read=self.stall_s
-            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         )
@@ -156,7 +154,7 @@ class AiohttpPlane:
         session = self.session()
         for _ in range(MAX_REDIRECTS + 1):
             check_url(url)
-            body = None if views is None else _Body(views, progress.moved)
+            body = None if views is None else _Body(views, progress)
             proxy = proxy_for(url)
             response = await session.request(
                 method,
@@ -185,10 +183,10 @@ class AiohttpPlane:
 class _Body(aiohttp.Payload):
     """Views as a request body that can be sent again (after a redirect) and has a length."""
 
-    def __init__(self, views: Sequence[memoryview], moved: Callable[[int], None]) -> None:
+    def __init__(self, views: Sequence[memoryview], progress: _Progress) -> None:
         super().__init__(views)
         self._size = sum(len(view) for view in views)
-        self._moved = moved
+        self._progress = progress
         self.is_sent = False
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -199,8 +197,9 @@ class _Body(aiohttp.Payload):
             for at in range(0, len(view), PIECE_BYTES):
                 piece = bytes(view[at : at + PIECE_BYTES])
                 await writer.write(piece)
-                self._moved(len(piece))
+                self._progress.moved(len(piece))
         self.is_sent = True
+        self._progress.expect_answer()
 
 
 class _Progress:
@@ -217,11 +216,16 @@ class _Progress:
         if self._since >= CREEP_BYTES:
             self._restart()
 
-    def _restart(self) -> None:
+    def expect_answer(self) -> None:
+        """The body is with the kernel, which may hold megabytes of it back on a slow line."""
+        self._restart(2 * self.stall_s)
+
+    def _restart(self, stall_s: float | None = None) -> None:
         self._since = 0
         if not self._timeout.expired():
             with contextlib.suppress(RuntimeError):  # over already
-                self._timeout.reschedule(asyncio.get_running_loop().time() + self.stall_s)
+                wait = self.stall_s if stall_s is None else stall_s
+                self._timeout.reschedule(asyncio.get_running_loop().time() + wait)
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()

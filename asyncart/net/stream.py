@@ -210,16 +210,17 @@ class Stream:
         needs_eof = not parser.should_keep_alive()
 
         def read() -> bool:
-            count = self.channel.receive_into(scratch)
-            if count is None:
-                return False
-            if count == 0:
-                if needs_eof and "content-length" not in head.headers:
+            # until nothing is left: what TLS has already taken in would not wake us again
+            while (count := self.channel.receive_into(scratch)) is not None:
+                if count == 0:
+                    if needs_eof and "content-length" not in head.headers:
+                        return True
+                    raise ConnectionResetError("closed")
+                self._moved(count)
+                self._feed(parser, bytes(scratch[:count]))
+                if answer.is_complete or sink.is_over:
                     return True
-                raise ConnectionResetError("closed")
-            self._moved(count)
-            self._feed(parser, bytes(scratch[:count]))
-            return answer.is_complete or sink.is_over
+            return False
 
         self._feed(parser, rest)
         try:
@@ -320,6 +321,7 @@ class Stream:
             return
         loop, fd = self._loop, self._fd
         done: asyncio.Future[None] = loop.create_future()
+        timer: asyncio.TimerHandle
 
         def step(function: Callable[[], bool]) -> None:
             if done.done():
@@ -327,15 +329,20 @@ class Stream:
             try:
                 if function():
                     done.set_result(None)
-            except (OSError, AttemptError) as error:
+            except Exception as error:
                 done.set_exception(error)
 
+        unsent = self.channel.unsent()
+
         def check() -> None:
-            nonlocal timer
+            nonlocal timer, unsent
             if loop.time() - self._alive_at >= self._stall_s - 0.001:
                 # less than the low-water mark may have arrived
                 self.channel.expect(1)
                 step(read)
+                # the kernel takes megabytes at once; on a slow line they leave much later
+                was_unsent, unsent = unsent, self.channel.unsent()
+                self._moved(max(0, was_unsent - unsent))
             if done.done():
                 return
             left = self._alive_at + self._stall_s - loop.time()

@@ -65,6 +65,9 @@ _SIGN_AGAIN = frozenset(
 )
 
 
+_BAD_DIGEST = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "InvalidDigest"})
+
+
 class Credentials(NamedTuple):
     """Given by the caller, in place of those of the environment."""
 
@@ -180,7 +183,7 @@ class Access:
         self.settings = settings
         self.url = url
         self._region = settings.region
-        self._skew_s = 0.0  # the store's clock minus ours, once the store has complained
+        self.skew_s = 0.0  # the store's clock minus ours, once the store has complained
         self._loops = PerLoop(_Loop)
 
     async def call(self, operation: str, what: str, **params: Any) -> dict[str, Any]:
@@ -214,7 +217,7 @@ class Access:
             url = used.base_url + quote(key, safe="/-_.~")
             if query:
                 url += "?" + query
-            return Signed(url, authorized(method, url, headers, frozen, used.region, self._skew_s))
+            return Signed(url, authorized(method, url, headers, frozen, used.region, self.skew_s))
 
         return sign
 
@@ -224,7 +227,7 @@ class Access:
             frozen = await used.credentials.get_frozen_credentials()
         url = used.base_url + quote(key, safe="/-_.~")
         request = botocore.awsrequest.AWSRequest(method=method, url=url)
-        request.context[SKEW] = self._skew_s
+        request.context[SKEW] = self.skew_s
         _QueryAuth(frozen, "s3", used.region, expires=max(1, int(ttl_s))).add_auth(request)
         return str(request.prepare().url)
 
@@ -288,7 +291,7 @@ class Access:
         return _Client(client, credentials, region, base_url(settings, client.meta.endpoint_url))
 
     def _note_skew(self, request: Any, **_: object) -> None:
-        request.context[SKEW] = self._skew_s
+        request.context[SKEW] = self.skew_s
 
     def _renew(self, refusal: Refusal, used: _Client) -> bool:
         """After a refusal that a fresh signature may cure, make the next one fresh."""
@@ -296,7 +299,7 @@ class Access:
             return False
         skew_s = _skew_s(refusal.headers)
         if skew_s is not None:
-            self._skew_s = skew_s if abs(skew_s) > NOTABLE_SKEW_S else 0.0
+            self.skew_s = skew_s if abs(skew_s) > NOTABLE_SKEW_S else 0.0
         state = self._loops.get()
         if state.current is used:
             state.current = None  # reads the credentials again; calls under way finish with the old
@@ -413,6 +416,12 @@ def _translate(error: botocore.exceptions.ClientError, what: str) -> AsyncartErr
     if status >= 500 or status in (408, 429):
         return Unavailable(f"{failed}; check the store, then run it again")
     return TransferError(f"{failed}; the store does not accept the request", [error])
+
+
+def is_damaged_in_transit(error: AsyncartError) -> bool:
+    """The store received other bytes than those that the checksum is of: sending again may help."""
+    refusal = Refusal.of(error.__cause__)
+    return refusal is not None and refusal.code in _BAD_DIGEST
 
 
 def no_such_bucket(what: str) -> Unavailable:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -25,13 +25,15 @@ from asyncart.net.plane import AttemptError, ResponseHead
 from asyncart.net.retry import Transfer
 from asyncart.threads import run_blocking
 
-from . import aws
+from . import aws, checksums
 from .protocol import Listed, Page
 
 PART_BYTES = 8 << 20  # S3 needs >= 5 MiB; 16 uploads of 8 MiB fit into the memory budget
 MAX_PARTS = 10_000
+MAX_OBJECT_BYTES = 5 << 40
 KEYS_PER_CALL = 1000  # of DeleteObjects and of a listing
 CALLS_AT_ONCE = 32  # control calls over many keys
+REPEATS = 2  # of a request that reached the wrong region, or arrived damaged
 CLEANUP_S = 5.0  # aborting an upload that was cancelled
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -44,12 +46,19 @@ class S3Store:
     is_local = False
 
     def __init__(
-        self, access: aws.Access, prefix: str, transfer: Transfer, *, owns_transfer: bool
+        self,
+        access: aws.Access,
+        prefix: str,
+        transfer: Transfer,
+        *,
+        owns_transfer: bool = False,
+        checksum: str | None = None,
     ) -> None:
         self.access = access
         self.url = access.url
         self._prefix = prefix
-        self._transfer = transfer
+        self.transfer = transfer
+        self.checksum = None if checksum is None else checksums.check_algorithm(checksum)
         self._owns_transfer = owns_transfer
         self._deletes_in_bulk = True
 
@@ -64,11 +73,13 @@ class S3Store:
         profile: str | None = None,
         addressing_style: str | None = None,
         credentials: aws.Credentials | None = None,
+        checksum: str | None = None,
     ) -> S3Store:
         """The store behind `s3://bucket/prefix`.
 
         What is not given comes from the AWS environment and profile. `transfer` may be shared by several
-        stores; without it the store makes, and closes, one of its own.
+        stores; without it the store makes, and closes, one of its own. `checksum` ("CRC64NVME" or
+        "CRC32C") is for stores that verify it: see `probe`.
         """
         bucket, prefix = _split(url)
 
@@ -84,7 +95,13 @@ class S3Store:
 
         access = aws.Access(await run_blocking(find), f"s3://{bucket}/{prefix}".rstrip("/"))
         owns = transfer is None
-        return cls(access, prefix, transfer or Transfer(AiohttpPlane()), owns_transfer=owns)
+        return cls(
+            access,
+            prefix,
+            transfer or Transfer(AiohttpPlane()),
+            owns_transfer=owns,
+            checksum=checksum,
+        )
 
     def local_path(self, key: str) -> str | None:
         return None
@@ -106,28 +123,37 @@ class S3Store:
         sign = self.access.signer("GET", self._prefix + key)
         await self._moving(
             key,
-            lambda what: self._transfer.get_range(what, sign, offset, buffer),
+            lambda what: self.transfer.get_range(what, sign, offset, buffer),
             offset,
             buffer.nbytes,
         )
 
     async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
-        sign = self.access.signer("PUT", self._prefix + key)
-        await self._moving(key, lambda what: self._transfer.put(what, sign, buffers))
+        await self.put(key, buffers, await _checksum_header(self.checksum, buffers))
+
+    async def put(
+        self, key: str, buffers: Sequence[memoryview], headers: aws.Headers, query: str = ""
+    ) -> ResponseHead:
+        """One PUT, of an object or of a part, with headers of the caller's choice (`probe` has some)."""
+        sign = self.access.signer("PUT", self._prefix + key, query, headers)
+        return await self._moving(key, lambda what: self.transfer.put(what, sign, buffers))
 
     async def begin_upload(self, key: str, size_hint: int | None = None) -> S3Upload:
-        if size_hint is not None and size_hint > MAX_PARTS * PART_BYTES_MAX:
+        if size_hint is not None and size_hint > MAX_OBJECT_BYTES:
             raise Invalid(
                 f"{self.name(key)}: {size_hint} bytes are more than S3 keeps in one object"
             )
         try:
-            answer = await self._call("create_multipart_upload", key)
+            checksum = {}
+            if self.checksum:
+                checksum = {"ChecksumAlgorithm": self.checksum, "ChecksumType": "FULL_OBJECT"}
+            answer = await self._call("create_multipart_upload", key, **checksum)
         except BaseException:
             # The store may have begun it, and nobody knows its id: it is found again by its key.
             with anyio.move_on_after(CLEANUP_S, shield=True), contextlib.suppress(AsyncartError):
                 await self._abort_all(key)
             raise
-        return S3Upload(self, key, answer["UploadId"])
+        return S3Upload(self, key, answer["UploadId"], checksum=self.checksum)
 
     async def resume_upload(self, key: str, token: str) -> S3Upload | None:
         """With an empty token: the newest upload of that key, whose id got lost with its process."""
@@ -135,13 +161,16 @@ class S3Store:
         if not token:
             return None
         try:
-            parts = [part async for part in self._parts(key, token)]
+            parts, checksum = await self._parts(key, token)
         except (
             NotFound,
             TransferError,
         ):  # gone; some stores call an id that is not theirs malformed
             return None
-        return S3Upload(self, key, token, parts)
+        if checksum and not checksums.is_available():
+            await self._abort(key, token)  # begun where awscrt was there: cannot be continued here
+            return None
+        return S3Upload(self, key, token, parts, checksum=checksum)
 
     async def delete(self, keys: Sequence[str]) -> None:
         if self._deletes_in_bulk:
@@ -182,7 +211,7 @@ class S3Store:
 
     async def aclose(self) -> None:
         if self._owns_transfer:
-            await self._transfer.plane.aclose()
+            await self.transfer.plane.aclose()
         await self.access.aclose()
 
     def name(self, key: str) -> str:
@@ -201,34 +230,29 @@ class S3Store:
         offset: int = 0,
         length: int = 0,
     ) -> ResponseHead:
-        """Run a transfer; once more if the bucket turns out to live in another region."""
-        try:
-            return await move(self.name(key))
-        except AsyncartError as error:
-            if not self.access.has_moved(error):
-                raise _explained(error, self.name(key), offset, length) from error.__cause__
-        return await move(self.name(key))
+        """Run a transfer, and again where S3 says, beyond HTTP, that this makes sense."""
+        what = self.name(key)
+        repeats = 0
+        while True:
+            try:
+                return await move(what)
+            except AsyncartError as error:
+                repeats += 1
+                is_worth_it = self.access.has_moved(error) or aws.is_damaged_in_transit(error)
+                if not is_worth_it or repeats > REPEATS:
+                    raise _explained(error, what, offset, length) from error.__cause__
 
-    async def _send_part(
-        self, key: str, token: str, number: int, buffers: Sequence[memoryview]
-    ) -> str:
-        """Returns the part's ETag, which `complete` has to repeat."""
-        query = urlencode({"partNumber": number, "uploadId": token})
-        sign = self.access.signer("PUT", self._prefix + key, query)
-        head = await self._moving(key, lambda what: self._transfer.put(what, sign, buffers))
-        etag = head.headers.get("etag")
-        if not etag:
-            raise TransferError(f"{self.name(key)}: the store did not name part {number} (no ETag)")
-        return etag
-
-    async def _parts(self, key: str, token: str) -> AsyncIterator[Part]:
+    async def _parts(self, key: str, token: str) -> tuple[list[Part], str | None]:
+        """The parts that the store has, and the checksum that it wants with every further one."""
         params: dict[str, Any] = {"UploadId": token}
+        parts: list[Part] = []
         while True:
             answer = await self._call("list_parts", key, **params)
             for part in answer.get("Parts", ()):
-                yield Part(int(part["PartNumber"]), int(part["Size"]), part["ETag"])
+                parts.append(Part(int(part["PartNumber"]), int(part["Size"]), part["ETag"]))
             if not answer.get("IsTruncated"):
-                return
+                algorithm = answer.get("ChecksumAlgorithm")
+                return parts, algorithm if algorithm in checksums.SIZES else None
             params["PartNumberMarker"] = answer["NextPartNumberMarker"]
 
     async def _abort(self, key: str, token: str) -> None:
@@ -277,9 +301,6 @@ class S3Store:
             await self._call("delete_object", key)
 
 
-PART_BYTES_MAX = 5 << 30
-
-
 class Part(NamedTuple):
     """A part that the store has. `number` counts from 1."""
 
@@ -291,18 +312,32 @@ class Part(NamedTuple):
 class S3Upload:
     """A multipart upload. `token` is the store's upload id; part numbers are indexes plus one."""
 
-    def __init__(self, store: S3Store, key: str, token: str, parts: Iterable[Part] = ()) -> None:
+    def __init__(
+        self,
+        store: S3Store,
+        key: str,
+        token: str,
+        parts: Iterable[Part] = (),
+        *,
+        checksum: str | None = None,
+    ) -> None:
         self.key = key
         self.token = token
         self._store = store
         self._parts = {part.number: part for part in parts}
+        self._checksum = checksum
 
     async def part(self, index: int, offset: int, buffers: Sequence[memoryview]) -> None:
         number = index + 1
         if number > MAX_PARTS:
             raise Invalid(f"{self._name}: more than {MAX_PARTS} parts; send larger ones")
         size = sum(buffer.nbytes for buffer in buffers)
-        etag = await self._store._send_part(self.key, self.token, number, buffers)
+        header = await _checksum_header(self._checksum, buffers)
+        query = urlencode({"partNumber": number, "uploadId": self.token})
+        head = await self._store.put(self.key, buffers, header, query)
+        etag = head.headers.get("etag")
+        if not etag:
+            raise TransferError(f"{self._name}: the store did not name part {number} (no ETag)")
         self._parts[number] = Part(number, size, etag)
 
     async def complete(self, size: int) -> None:
@@ -314,7 +349,7 @@ class S3Upload:
             if parts:
                 await self._complete(parts)
             else:  # S3 has no multipart upload of nothing
-                await self._check_open()
+                await self._store._parts(self.key, self.token)  # NotFound if it is over
                 await self._store.write(self.key, ())
                 await self.abort()
         except NotFound:
@@ -336,11 +371,6 @@ class S3Upload:
             UploadId=self.token,
             MultipartUpload={"Parts": named},
         )
-
-    async def _check_open(self) -> None:
-        """Raises NotFound if it was completed or aborted."""
-        async for _ in self._store._parts(self.key, self.token):
-            pass
 
     @property
     def _name(self) -> str:
@@ -381,6 +411,16 @@ def _explained(error: AsyncartError, what: str, offset: int, length: int) -> Asy
     if length and total is not None and int(total[1]) < offset + length:
         return Corrupt(f"{what}: ends at {total[1]}: {length} bytes wanted from {offset} on")
     return error
+
+
+async def _checksum_header(algorithm: str | None, buffers: Sequence[memoryview]) -> dict[str, str]:
+    if algorithm is None:
+        return {}
+    if sum(buffer.nbytes for buffer in buffers) <= checksums.INLINE_BYTES:
+        value = checksums.checksum(algorithm, buffers)
+    else:
+        value = await run_blocking(checksums.checksum, algorithm, buffers)
+    return {checksums.header_name(algorithm): value}
 
 
 async def _for_each(function: Callable[[str], Awaitable[None]], keys: Iterable[str]) -> None:

@@ -14,13 +14,7 @@ from blake3 import blake3
 from sqlalchemy import update
 
 from asyncart.catalog import open_catalog
-from asyncart.catalog.protocol import (
-    CollectionName,
-    Committed,
-    Draft,
-    StoredObject,
-    UploadPart,
-)
+from asyncart.catalog.protocol import CollectionName, Committed, Draft, StoredObject
 from asyncart.catalog.sql import SqlCatalog
 from asyncart.catalog.tables import sessions
 from asyncart.model import (
@@ -29,6 +23,7 @@ from asyncart.model import (
     ManifestLocation,
     RunInfo,
     RunState,
+    UploadPart,
     new_object_id,
 )
 
@@ -82,9 +77,7 @@ class Writer:
         offsets = itertools.accumulate(map(len, texts), initial=0)
         contents = [content(text, object_id, at) for text, at in zip(texts, offsets, strict=False)]
         size = sum(map(len, texts))
-        await self.catalog.add_stored(
-            self.session_id, [StoredObject(object_id, size)], contents
-        )
+        await self.catalog.add_stored(self.session_id, [StoredObject(object_id, size)], contents)
         return object_id
 
     async def stored(self, *texts: str) -> dict[bytes, Content]:

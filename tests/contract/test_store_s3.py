@@ -7,7 +7,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,8 +20,10 @@ from store_kinds import read, views
 
 from asyncart.errors import Conflict, Corrupt, Denied, Invalid, TransferError, Unavailable
 from asyncart.net.aiohttp_plane import AiohttpPlane
+from asyncart.net.plane import ResponseHead
 from asyncart.net.retry import Transfer
 from asyncart.stores import aws, open_store
+from asyncart.stores.probe import StoreFacts, probe
 from asyncart.stores.s3 import Part, S3Store, whole
 
 KEY = "objects/ab/0123456789ab"
@@ -172,7 +174,7 @@ async def test_a_wrong_clock_is_corrected_from_the_servers_date(
     """Ours is two hours behind: data plane, control calls and presigned URLs all work."""
     monkeypatch.setattr(aws, "our_clock", lambda: datetime.now(UTC) - timedelta(hours=2))
     await store.write(KEY, views(b"abc"))
-    assert store.access._skew_s == pytest.approx(7200, abs=60)
+    assert store.access.skew_s == pytest.approx(7200, abs=60)
     assert await store.sizes([KEY]) == {KEY: 3}
     assert await fetch(await store.presign(KEY)) == b"abc"
 
@@ -267,7 +269,7 @@ async def test_an_upload_whose_id_got_lost_is_found_by_its_key(store: S3Store) -
 
 
 async def test_a_resumed_upload_asks_the_store_for_its_parts(store: S3Store) -> None:
-    """Also for more than one page of them, and a part that was sent again replaces the first."""
+    """And a part that was sent again replaces the first."""
     data = os.urandom(PART)
     first = await store.begin_upload(KEY)
     await first.part(0, 0, views(b"x" * PART))
@@ -277,6 +279,27 @@ async def test_a_resumed_upload_asks_the_store_for_its_parts(store: S3Store) -> 
     await second.part(0, 0, views(data))
     await second.complete(PART + 4)
     assert await read(store, KEY, PART + 4) == data + b"tail"
+
+
+async def test_parts_are_listed_page_by_page() -> None:
+    def page(first: int, last: int, is_truncated: bool) -> str:
+        parts = "".join(
+            f"<Part><PartNumber>{n}</PartNumber><ETag>e{n}</ETag><Size>{n}</Size></Part>"
+            for n in range(first, last + 1)
+        )
+        truncated = str(is_truncated).lower()
+        marker = f"<NextPartNumberMarker>{last}</NextPartNumberMarker>"
+        return f"<R><IsTruncated>{truncated}</IsTruncated>{marker}{parts}</R>"
+
+    def reply(request: web.Request, body: bytes) -> web.Response:
+        is_second = request.query.get("part-number-marker") == "2"
+        text = page(3, 4, False) if is_second else page(1, 2, True)
+        return web.Response(text=text, content_type="application/xml")
+
+    async with odd_server(reply) as store:
+        parts, checksum = await store._parts(KEY, "token")
+    assert parts == [Part(n, n, f"e{n}") for n in (1, 2, 3, 4)]
+    assert checksum is None
 
 
 def test_parts_must_be_whole() -> None:
@@ -416,10 +439,20 @@ async def test_a_bucket_in_another_region_is_followed() -> None:
         return ranged("bytes 0-2/3", b"abc")
 
     async with odd_server(reply) as store:
-        with pytest.raises(TransferError, match="AuthorizationHeaderMalformed"):
-            await read(store, KEY, 3)  # one move per request: a store that sends in circles ends
         assert await read(store, KEY, 3) == b"abc"
-    assert regions == ["us-east-1", "eu-1", "eu-1", "eu-2"]
+        assert await read(store, KEY, 3) == b"abc"
+    assert regions == ["us-east-1", "eu-1", "eu-2", "eu-2"]
+
+
+async def test_a_store_that_sends_in_circles_ends() -> None:
+    def reply(request: web.Request, body: bytes) -> web.Response:
+        here = request.headers["Authorization"].split("/")[2]
+        there = "eu-1" if here == "us-east-1" else "us-east-1"
+        return xml(301, "PermanentRedirect", **{"x-amz-bucket-region": there})
+
+    async with odd_server(reply) as store:
+        with pytest.raises(TransferError, match="PermanentRedirect"):
+            await read(store, KEY, 3)
 
 
 async def test_complete_finds_the_object_after_a_lost_answer(store: S3Store) -> None:
@@ -459,3 +492,80 @@ async def test_bulk_delete_falls_back_to_single_ones() -> None:
         assert seen[-1] == "DELETE /bucket/x/c"
         posts = [line for line in seen if line.startswith("POST")]
         assert posts == seen[: len(posts)]  # asked at the first delete only
+
+
+# What the store is found to do, and checksums
+
+
+async def test_probe_finds_out_what_the_server_does(store: S3Store) -> None:
+    """SeaweedFS does it all; nothing of the probe stays behind."""
+    facts = await probe(store)
+    assert facts == StoreFacts(
+        checksum="CRC64NVME",
+        honours_if_none_match=True,
+        refuses_expired_urls=True,
+        refuses_small_parts=True,
+        lists_uploads=True,
+        clock_skew_s=0.0,
+    )
+    assert (await store.list_page()).objects == []
+    assert await unfinished(store) == []
+
+
+class DamagingPlane(AiohttpPlane):
+    """Inverts a byte of every so many bodies on their way out."""
+
+    def __init__(self, damages: int) -> None:
+        super().__init__()
+        self.damages = damages
+
+    async def put(
+        self, url: str, headers: Mapping[str, str], buffers: Sequence[memoryview]
+    ) -> ResponseHead:
+        if self.damages:
+            self.damages -= 1
+            data = bytearray(b"".join(buffers))
+            data[0] ^= 1
+            buffers = [memoryview(data)]
+        return await super().put(url, headers, buffers)
+
+
+@pytest.mark.parametrize("algorithm", ["CRC64NVME", "CRC32C"])
+async def test_bytes_damaged_on_their_way_are_sent_again(
+    aws_environment: S3Server, tmp_path: Path, algorithm: str
+) -> None:
+    """Where the store verifies a checksum: objects and parts, resumed ones too; in the end it is an error."""
+    pytest.importorskip("awscrt")
+    plane = DamagingPlane(0)
+    store = await S3Store.open(
+        f"s3://{aws_environment.bucket}/{tmp_path.name}",
+        transfer=Transfer(plane),
+        checksum=algorithm,
+    )
+    data = os.urandom(2 << 20)
+    await store.write(KEY, views(data[:100], data[100:]))
+    upload = await store.begin_upload(KEY + "2")
+    plane.damages = 1
+    await upload.part(0, 0, views(data))
+    await upload.complete(len(data))
+    resumed = await store.begin_upload(KEY + "3")
+    again = await store.resume_upload(KEY + "3", resumed.token)
+    assert again is not None
+    plane.damages = 2
+    await again.part(0, 0, views(b"abc"))
+    await again.complete(3)
+    assert await read(store, KEY, len(data)) == data
+    assert await read(store, KEY + "2", len(data)) == data
+    assert await read(store, KEY + "3", 3) == b"abc"
+    plane.damages = 100
+    with pytest.raises(TransferError, match=KEY):
+        await store.write(KEY + "4", views(data))
+    assert await store.sizes([KEY + "4"]) == {}
+    await store.aclose()
+    await plane.aclose()
+
+
+@pytest.mark.parametrize("algorithm", ["MD5", ""])
+async def test_unknown_checksums_are_refused(bare: Path, algorithm: str) -> None:
+    with pytest.raises(Invalid, match="CRC64NVME"):
+        await open_store("s3://bucket/x", checksum=algorithm)

@@ -671,6 +671,19 @@ def test_a_failure_at_exit_is_logged_and_stops_neither_the_others_nor_the_exit_c
     assert "OSError: no space" in done.stderr
 
 
+def test_the_wait_for_what_is_finished_at_exit_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_bridge, "EXIT_S", 0.01)
+    bridge = _bridge.Bridge()
+    monkeypatch.setattr(_bridge, "_bridge", bridge)
+    assert still_works()
+    _bridge.at_exit(anyio.sleep_forever)
+    bridge.run_finishers()
+    assert "sleep_forever failed at exit" in caplog.text
+    bridge.close()
+
+
 def test_a_call_in_a_users_own_exit_handler_works() -> None:
     script = """
     import atexit
@@ -780,11 +793,16 @@ def test_a_child_leaves_the_parents_scopes_iterations_and_finishers_alone() -> N
     _bridge.at_exit(finish)
     stream = _bridge.iterate(numbers)
     next(stream)
+    unbegun = _bridge.iterate(numbers)
     with _bridge.scope(session):
         pid = os.fork()
         if pid == 0:
             _bridge.call(echo, 2)
-            assert list(stream) == []
+            try:
+            next(stream)
+        except ValueError as error:
+            assert "begun in the parent" in str(error)
+        assert list(unbegun) == [0, 1, 2]
             del stream
             sys.exit(0)
         assert os.waitpid(pid, 0)[1] == 0

@@ -22,7 +22,7 @@ import pytest
 
 import asyncart.aio
 from asyncart import _bridge
-from asyncart.aio import _twin
+from asyncart.aio import _reading, _twin
 from asyncart.errors import ArtifactNotLoggedError, Invalid, NotFound
 
 PACKAGE = Path(asyncart.aio.__file__).parent
@@ -333,7 +333,8 @@ def sync(sample_folder: Path) -> Iterator[Any]:
 
 def test_sync_is_up_to_date() -> None:
     """If this fails: `python -m asyncart.aio._twin`, and look at the difference."""
-    assert (PACKAGE.parent / "sync.py").read_text("utf-8") == _twin.generate(PACKAGE)
+    is_current = (PACKAGE.parent / "sync.py").read_text("utf-8") == _twin.generate(PACKAGE)
+    assert is_current, "asyncart/sync.py is stale"
 
 
 def test_every_exported_name_exists_in_both_colours() -> None:
@@ -568,5 +569,5 @@ def test_what_cannot_be_translated_is_refused_not_guessed(reason: str, tmp_path:
     write_package(
         tmp_path, {"__init__.py": "from .x import X\n__all__ = ['X']", "x.py": REFUSED[reason]}
     )
-    with pytest.raises(_twin.Untranslatable, match=reason):
+    with pytest.raises(_reading.Untranslatable, match=reason):
         _twin.generate(tmp_path)

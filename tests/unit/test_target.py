@@ -67,8 +67,8 @@ def open_fds() -> int:
 @pytest.mark.parametrize("path", ["a", "d/a", "d/e/f/a", "é/日本", ".a", "a" * 255, "é" * 127])
 def test_a_file_is_written_with_its_directories(target: Target, root: Path, path: str) -> None:
     info = target.write_file(path, HELLO, False)
-    assert (root / path).read_bytes() == b"hello"
     assert info == target.stat(path) == os.lstat(root / path)
+    assert (root / path).read_bytes() == b"hello"
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000])
@@ -215,7 +215,7 @@ def write_large(target: Target, path: str) -> None:
     try:
         partial.publish(False)
     except AsyncartError:
-        target.begin(path, 5, "key").discard()
+        partial.discard()
         raise
 
 
@@ -558,9 +558,7 @@ def test_every_error_is_ours_names_the_file_and_leaves_nothing(
             failing = partial.write if call == "pwrite" else lambda *_: partial.publish(True)
             with pytest.raises(kind, match="root/d/a"):
                 failing(0, HELLO)
-        target.begin("d/a", 5, "key").discard()
         partial.discard()
-        target.begin("d/a", 5, "key").discard()
     assert tree(root) == before
     assert open_fds() == fds
 

@@ -1,0 +1,126 @@
+"""What a bucket's server really does: asked once, recorded by the caller, never depended on.
+
+Stores that speak S3 differ in what they verify, honour and list. `probe` tries it out with a few tiny
+objects below `probe/`, which it removes again. The answers choose comfort (send checksums?) and let
+`doctor` explain a store; the catalog decides what exists, whatever the store does with conditions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+
+import anyio
+import msgspec
+
+from asyncart.errors import AsyncartError, Conflict, Denied, Invalid, TransferError, Unavailable
+from asyncart.net.plane import AttemptError
+
+from . import aws, checksums
+from .s3 import CLEANUP_S, S3Store
+
+BODY = b"123456789"
+CHECKSUMS = {
+    "CRC64NVME": 0xAE8B14860A799888,
+    "CRC32C": 0xE3069283,
+}  # of BODY: the usual check values
+EXPIRY_S = 1.0
+
+
+class StoreFacts(msgspec.Struct, frozen=True):
+    """`checksum`: the algorithm that the store verifies, None where it looks at none of them."""
+
+    checksum: str | None
+    honours_if_none_match: bool
+    refuses_expired_urls: bool
+    refuses_small_parts: bool
+    lists_uploads: bool
+    clock_skew_s: float  # the store's clock minus ours, where that matters to it
+
+
+async def probe(store: S3Store) -> StoreFacts:
+    """Try it out. Raises what any other use would raise: Denied, Unavailable..."""
+    folder = f"probe/{os.urandom(8).hex()}/"
+    try:
+        await store.write(folder + "plain", [memoryview(BODY)])
+        return StoreFacts(
+            checksum=await _verified_checksum(store, folder),
+            honours_if_none_match=await _honours_if_none_match(store, folder + "plain"),
+            refuses_expired_urls=await _refuses_expired_urls(store, folder + "plain"),
+            refuses_small_parts=await _refuses_small_parts(store, folder + "parts"),
+            lists_uploads=await _lists_uploads(store, folder + "upload"),
+            clock_skew_s=store.access.skew_s,
+        )
+    finally:
+        with anyio.move_on_after(CLEANUP_S, shield=True), contextlib.suppress(AsyncartError):
+            page = await store.list_page(folder)
+            await store.delete([item.key for item in page.objects])
+
+
+async def _verified_checksum(store: S3Store, folder: str) -> str | None:
+    """The first one that is accepted when right and refused when wrong."""
+    for algorithm, value in CHECKSUMS.items():
+        name = checksums.header_name(algorithm)
+        right = {name: checksums.encoded(value, algorithm)}
+        wrong = {name: checksums.encoded(value ^ 1, algorithm)}
+        is_taken = await _is_taken(store, folder + algorithm, right)
+        if is_taken and not await _is_taken(store, folder + algorithm, wrong):
+            return algorithm
+    return None
+
+
+async def _honours_if_none_match(store: S3Store, key: str) -> bool:
+    """Whether a PUT with the condition "only if there is none" leaves the object that is there."""
+    return not await _is_taken(store, key, {"If-None-Match": "*"})
+
+
+async def _is_taken(store: S3Store, key: str, headers: Mapping[str, str]) -> bool:
+    """Whether the store takes a PUT with these headers; not having them at all (501) is a no."""
+    try:
+        await store.put(key, [memoryview(BODY)], headers)
+    except (Conflict, Invalid, TransferError):
+        return False
+    except Unavailable as error:
+        refusal = aws.Refusal.of(error.__cause__)
+        if refusal is None or refusal.status != 501:
+            raise
+        return False
+    return True
+
+
+async def _refuses_expired_urls(store: S3Store, key: str) -> bool:
+    url = await store.presign(key, ttl_s=EXPIRY_S)
+    assert url is not None  # this store always signs
+    await anyio.sleep(EXPIRY_S + 1.5)  # clocks of stores have whole seconds
+    buffer = memoryview(bytearray(len(BODY)))
+    try:
+        await store.transfer.plane.get_range(url, {}, 0, buffer)
+    except AttemptError as error:
+        return error.status in (400, 401, 403)
+    return False
+
+
+async def _refuses_small_parts(store: S3Store, key: str) -> bool:
+    """S3 wants 5 MiB of every part but the last; ours are larger, so this is for the curious."""
+    upload = await store.begin_upload(key)
+    try:
+        await upload.part(0, 0, [memoryview(BODY)])
+        await upload.part(1, len(BODY), [memoryview(BODY)])
+        await upload.complete(2 * len(BODY))
+    except (TransferError, Denied):
+        return True
+    finally:
+        await upload.abort()
+    return False
+
+
+async def _lists_uploads(store: S3Store, key: str) -> bool:
+    """Whether an upload whose id got lost can be found again by its key."""
+    upload = await store.begin_upload(key)
+    try:
+        return await store.resume_upload(key, "") is not None
+    except AsyncartError:
+        return False
+    finally:
+        await upload.abort()
