@@ -505,7 +505,11 @@ def iterate(
 
 
 def at_exit(finish: Callable[[], Awaitable[object]]) -> None:
-    """Await `finish()` on the loop when the program ends, if the loop was used at all."""
+    """Await `finish()` on the loop when the program ends, if the loop was used at all.
+
+    It is awaited for `EXIT_S` at most, and after every ordinary (non-daemon) thread has ended: it must
+    not be what one of them waits for.
+    """
     _bridge.add_finisher(finish)
 
 

@@ -21,7 +21,7 @@ import anyio
 from ..config import Settings
 from ..engine.statcache import StatCache
 from ..engine.tasks import Threads
-from ..errors import Denied, Unavailable
+from ..errors import Denied, Invalid, Unavailable
 from ..model import Content, Entry
 from .ledger import Ledger
 
@@ -83,6 +83,7 @@ class Workspace:
 
             await self.threads.run(_prepare_home, self.settings)
             catalog = await open_catalog(self.settings.catalog_url)
+            await _check_store(catalog, self.settings)
             self._store = await open_store(self.settings.objects_url)
             self._catalog = catalog
 
@@ -119,6 +120,16 @@ class Workspace:
                 await store.aclose()
             if catalog is not None:
                 await catalog.aclose()
+
+
+async def _check_store(catalog: Catalog, settings: Settings) -> None:
+    """A catalog's objects are in one store: in another one nothing that it names would be found."""
+    wanted = settings.objects or "default"  # the folder in ASYNCART_HOME, which may be moved
+    known = await catalog.get_fact("store")
+    if known is None:
+        await catalog.set_fact("store", wanted)
+    elif known != wanted:
+        raise Invalid(f"the objects of catalog {settings.catalog_url} are in {known}, not in {wanted}; set ASYNCART_OBJECTS to it, or ASYNCART_HOME to another folder")
 
 
 def _prepare_home(settings: Settings) -> None:

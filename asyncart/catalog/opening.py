@@ -8,6 +8,7 @@ from asyncart.errors import Invalid
 
 from . import schema
 from .sql import SqlCatalog
+from .transactions import Database
 
 _POSTGRES = ("postgresql", "postgres", "postgresql+asyncpg")
 
@@ -32,9 +33,7 @@ async def _open_sqlite(path: str) -> SqlCatalog:
 
     database = SqliteDatabase(path)
     await database.make_file()
-    if not await database.read(schema.is_current):
-        await database.write(schema.ensure, database.name, may_upgrade=True)
-    return SqlCatalog(database)
+    return await _opened(database, may_upgrade=True)
 
 
 async def _open_postgres(url: str, may_upgrade: bool) -> SqlCatalog:
@@ -46,7 +45,10 @@ async def _open_postgres(url: str, may_upgrade: bool) -> SqlCatalog:
             f"pip install 'asyncart[postgres]'"
         ) from error
 
-    database = PostgresDatabase(url)
+    return await _opened(PostgresDatabase(url), may_upgrade)
+
+
+async def _opened(database: Database, may_upgrade: bool) -> SqlCatalog:
     try:
         if not await database.read(schema.is_current):
             await database.write_alone(schema.ensure, database.name, may_upgrade=may_upgrade)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Column, MetaData, String, Table, insert, inspect, select
+from sqlalchemy import Column, MetaData, PrimaryKeyConstraint, String, Table, insert, inspect, select
 from sqlalchemy.engine import Connection
 
 from asyncart.errors import Invalid, Unavailable
@@ -22,12 +22,13 @@ REVISIONS = (tables.SCHEMA_REVISION,)  # all that there ever were, oldest first
 _stamp = Table(  # as Alembic makes it
     "alembic_version",
     MetaData(),
-    Column("version_num", String(32), primary_key=True),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
 
 
 def is_current(conn: Connection) -> bool:
-    return bool(_tables(conn)) and _revision(conn) == REVISIONS[-1]
+    return inspect(conn).has_table(_stamp.name) and _revision(conn) == REVISIONS[-1]
 
 
 def ensure(conn: Connection, name: str, *, may_upgrade: bool) -> None:

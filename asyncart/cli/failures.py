@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from ..errors import AsyncartError, TransferError
@@ -33,7 +32,9 @@ def report(error: BaseException, options: Options) -> int:
     if isinstance(error, Differs):
         return error.exit_code
     if isinstance(error, Interrupted):
-        sys.stderr.write("asyncart: interrupted; nothing was left behind, run it again to continue\n")
+        sys.stderr.write(
+            "asyncart: interrupted; nothing was left behind, run it again to continue\n"
+        )
         return error.exit_code
     code = exit_code(error)
     if options.verbosity >= 2:
@@ -41,6 +42,8 @@ def report(error: BaseException, options: Options) -> int:
 
         traceback.print_exception(error)
     if options.is_json:
+        import json
+
         sys.stderr.write(json.dumps(as_json(error, code)) + "\n")
         return code
     sys.stderr.write(f"asyncart: {type(error).__name__}: {printable(one_line(error))}\n")

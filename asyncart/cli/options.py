@@ -17,7 +17,9 @@ class Options:
         self.entity: str | None = None
         self.is_json = False
         self.verbosity = 0  # -1: errors only; 1: what is being done; 2: everything, with tracebacks
-        self.progress: bool | None = None  # None: on a terminal bars, else lines; with --json nothing
+        self.progress: bool | None = (
+            None  # None: on a terminal bars, else lines; with --json nothing
+        )
 
 
 class Command(click.Command):

@@ -49,7 +49,9 @@ def _flush_or_leave(code: int) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return _leave_broken_pipe()
-    except OSError:  # a full disk behind stdout: reported already, or not worth more than the first error
+    except (
+        OSError
+    ):  # a full disk behind stdout: reported already, or not worth more than the first error
         _silence_stdout()
     return code
 

@@ -21,8 +21,8 @@ from .meter import Meter, Reading
 from .options import Options
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
     from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 LINE_EVERY_S = 30.0
 BAR_AFTER_S = 0.4  # what is done sooner needs no bar

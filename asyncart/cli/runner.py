@@ -87,7 +87,9 @@ def _signals(scope: anyio.CancelScope) -> Iterator[list[int]]:
         for number in wanted:
             loop.remove_signal_handler(number)
             if arrived:
-                signal.signal(number, signal.SIG_DFL)  # while we leave, the second one kills at once
+                signal.signal(
+                    number, signal.SIG_DFL
+                )  # while we leave, the second one kills at once
 
 
 def _leave(code: int) -> None:

@@ -89,7 +89,9 @@ def styled(text: str, code: str) -> str:
 def has_colour() -> bool:
     import os
 
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return (
+        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
 
 
 def confirm(question: str, *, is_sure: bool) -> None:
@@ -103,3 +105,8 @@ def confirm(question: str, *, is_sure: bool) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Denied(f"{question} Nobody can be asked here: --yes says so")
     click.confirm(question, abort=True, err=True)
+
+
+def say_styled(text: str, code: str) -> None:
+    """A line of the answer in an ANSI style."""
+    sys.stdout.write(styled(printable(text), code) + "\n")

@@ -11,13 +11,17 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\
 
 def size(nbytes: float) -> str:
     """`123 B`, `1.2 KiB`, `12.3 MiB`, `123 GiB`: three digits or so."""
-    if nbytes < 1024:
+    if nbytes < 1000:
         return f"{nbytes:.0f} B"
-    for unit in UNITS:
+    power = 0
+    while nbytes >= 999.5 and power < len(UNITS):
         nbytes /= 1024
-        if nbytes < 999.5:
-            break
-    return f"{nbytes:.0f} {unit}" if nbytes >= 99.95 else f"{nbytes:.1f} {unit}"
+        power += 1
+    return (
+        f"{nbytes:.0f} {UNITS[power - 1]}"
+        if nbytes >= 99.95
+        else f"{nbytes:.1f} {UNITS[power - 1]}"
+    )
 
 
 def count(number: int, noun: str) -> str:

@@ -29,9 +29,9 @@ from ..threads import check_cancelled
 from . import plan
 from .fetch import Damaged, bad_chunk, corrupt
 from .scan import file_digest
-from .statcache import RACY_NS, Folder, StatCache, Stamp
-from .target import Partial, Target
+from .statcache import RACY_NS, Folder, Stamp, StatCache
 from .tally import Tally
+from .target import Partial, Target
 from .tasks import Threads, task_group
 
 REMOTE_SLOTS = 16  # ranges in flight from a remote store: 16 x 16 MiB is the default budget
@@ -263,7 +263,7 @@ class Present:
         if self._folder is None or head != self._folder_path:
             self._folder_path, self._folder = head, self._cache.load(self._local(head))
         stamp = Stamp.of(st)
-        digest = self._folder.digest(name, st.st_dev, *stamp)
+        digest = self._folder.digest(name, st.st_dev, stamp)
         if digest is None:
             before_ns = time.time_ns()
             digest = file_digest(f"{self._local(head)}/{name}")

@@ -7,17 +7,20 @@ worker threads write to them without a lock.
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..model import Chunk, Content, Entry, Extent
-from .statcache import RACY_NS, StatCache, Stamp, packed
+from .statcache import RACY_NS, Folder, Stamp, StatCache, columns_of, packed
 
 EXECUTABLE = 1
 KNOWN = 2  # the digest column is filled
 FROM_CACHE = 4  # ... by the stat cache: the file was not read
 IMMUTABLE = 8  # the user's word: it may be linked instead of copied
 OVERWRITES = 16  # the user's word: it replaces what has the same path
+
+_AS_KNOWN = bytes(flag | KNOWN | FROM_CACHE for flag in range(256))
 
 NOWHERE = -1  # not placed yet (or empty: nothing to place)
 APART = -2  # placement is in `contents`, not in the columns
@@ -58,26 +61,35 @@ class Listing:
 
     def add(
         self,
-        path: str,
+        paths: Sequence[str],
+        names: Sequence[str],
         folder: int,
-        stamp: tuple[int, int, int, int],
+        stats: Sequence[os.stat_result],
         flags: int,
-        digest: bytes | None,
-    ) -> int:
-        self.paths.append(path)
-        self.folder_of.append(folder)
-        inode, size, mtime_ns, ctime_ns = stamp
-        self.inodes.append(inode)
-        self.sizes.append(size)
-        self.mtimes.append(mtime_ns)
-        self.ctimes.append(ctime_ns)
-        if digest is None:
-            self.flags.append(flags)
-            self.digests += bytes(32)
-        else:
-            self.flags.append(flags | KNOWN | FROM_CACHE)
-            self.digests += digest
-        return len(self.paths) - 1
+        known: Folder,
+    ) -> None:
+        """Add files of one folder; `names` are their local names, `known` what the stat cache knows."""
+        columns = columns_of(stats)
+        n = len(paths)
+        self.paths += paths
+        self.folder_of.extend([folder] * n)
+        for column, target in enumerate((self.inodes, self.sizes, self.mtimes, self.ctimes)):
+            target.extend(columns[column * n : column * n + n])
+        flagged = bytearray(flags | (EXECUTABLE if st.st_mode & 0o100 else 0) for st in stats)
+        device = self.devices[folder]
+        digests = None
+        if all(st.st_dev == device for st in stats):
+            digests = known.all_digests(names, device, columns)
+        if digests is not None:
+            self.flags += flagged.translate(_AS_KNOWN)
+            self.digests += digests
+            return
+        for row, (name, st) in enumerate(zip(names, stats, strict=True)):
+            digest = known.digest(name, st.st_dev, Stamp.of(st)) if len(known) else None
+            self.digests += digest or bytes(32)
+            if digest is not None:
+                flagged[row] |= KNOWN | FROM_CACHE
+        self.flags += flagged
 
     def name_locally(self, row: int, name: str) -> None:
         self._named[row] = name

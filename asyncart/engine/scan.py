@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -21,8 +22,8 @@ from blake3 import blake3
 
 from .. import names
 from ..errors import Denied, Invalid, NotFound
-from .listing import EXECUTABLE, IMMUTABLE, OVERWRITES, Listing
-from .statcache import Folder, StatCache, signed
+from .listing import IMMUTABLE, OVERWRITES, Listing
+from .statcache import Folder, StatCache
 
 Symlinks = Literal["follow", "error", "skip"]
 COMPARE_BYTES = 4 << 20
@@ -87,9 +88,9 @@ class _Scanner:
             index = self._listing.add_folder(folder, st.st_dev, len(known), is_whole=False)
             self._single_folders[folder] = (index, known)
         index, known = self._single_folders[folder]
-        row = self._add(source.path, index, known, name, st, source)
+        self._add([source.path], [name], index, [st], source, known)
         if source.path.rpartition("/")[2] != name:
-            self._listing.name_locally(row, name)
+            self._listing.name_locally(len(self._listing) - 1, name)
 
     def add_dir(self, source: DirSource) -> None:
         pending: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [
@@ -104,25 +105,23 @@ class _Scanner:
                 raise Invalid(
                     f"{local} leads back to a folder above it: a loop of symbolic links; remove it or use symlinks='skip'"
                 )
-            for name in self._add_files_of(local, prefix, source):
+            # The last one pushed comes first: so a tree of folders is walked in the order of its paths.
+            for name in reversed(self._add_files_of(local, prefix, source)):
                 pending.append((f"{local}/{name}", f"{prefix}{name}/", (*above, here)))
 
     def _add_files_of(self, local: str, prefix: str, source: DirSource) -> list[str]:
         """Add the files of one folder; return the names of its folders."""
-        known = self._cache.load(local)
-        folders: list[str] = []
-        index = -1
         try:
             with os.scandir(local) as found:
-                items = sorted(found, key=_name)
+                items = sorted(found, key=attrgetter("name"))
         except OSError as error:
             raise _translated(error, local) from error
+        if source.symlinks != "follow":
+            items = _without_links(items, source.symlinks)
+        folders: list[str] = []
+        files: list[str] = []
+        stats: list[os.stat_result] = []
         for item in items:
-            is_link = item.is_symlink()
-            if is_link and source.symlinks != "follow":
-                if source.symlinks == "skip":
-                    continue
-                raise Invalid(f"{item.path} is a symbolic link; use symlinks='follow' or 'skip'")
             try:
                 if item.is_dir():
                     folders.append(item.name)
@@ -134,31 +133,30 @@ class _Scanner:
                 raise Invalid(
                     f"{item.path} is {_kind(st.st_mode)}; only files, folders and links to them can be stored: remove it, or add what you want file by file"
                 )
-            if index < 0:
-                index = self._listing.add_folder(local, st.st_dev, len(known), is_whole=True)
-            self._add(prefix + item.name, index, known, item.name, st, source)
+            files.append(item.name)
+            stats.append(st)
+        if files:
+            known = self._cache.load(local)
+            index = self._listing.add_folder(local, stats[0].st_dev, len(known), is_whole=True)
+            self._add([prefix + name for name in files], files, index, stats, source, known)
         return folders
 
     def _add(
         self,
-        path: str,
+        paths: list[str],
+        local_names: list[str],
         folder: int,
-        known: Folder,
-        name: str,
-        st: os.stat_result,
+        stats: list[os.stat_result],
         source: FileSource | DirSource,
-    ) -> int:
-        if not names.is_safe_entry_path(path):
-            names.check_entry_path(path)
-        inode = signed(st.st_ino)
-        digest = known.digest(name, st.st_dev, inode, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
-        flags = EXECUTABLE if st.st_mode & stat.S_IXUSR else 0
-        if source.is_immutable:
-            flags |= IMMUTABLE
+        known: Folder,
+    ) -> None:
+        for path in paths:
+            if not names.is_safe_entry_path(path):
+                names.check_entry_path(path)
+        flags = IMMUTABLE if source.is_immutable else 0
         if source.overwrite:
             flags |= OVERWRITES
-        stamp = (inode, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
-        return self._listing.add(path, folder, stamp, flags, digest)
+        self._listing.add(paths, local_names, folder, stats, flags, known)
 
     def remove(self, path: str) -> None:
         below = path + "/"
@@ -227,8 +225,13 @@ def file_digest(local: str) -> bytes:
     return hasher.digest()
 
 
-def _name(item: os.DirEntry[str]) -> str:
-    return item.name
+def _without_links(
+    items: list[os.DirEntry[str]], symlinks: Symlinks
+) -> list[os.DirEntry[str]]:
+    links = [item for item in items if item.is_symlink()]
+    if links and symlinks == "error":
+        raise Invalid(f"{links[0].path} is a symbolic link; use symlinks='follow' or 'skip'")
+    return [item for item in items if not item.is_symlink()]
 
 
 def _stat(local: str) -> os.stat_result:

@@ -57,41 +57,57 @@ def signed(inode: int) -> int:
     return inode - (1 << 64) if inode >> 63 else inode
 
 
+def columns_of(stats: Sequence[os.stat_result]) -> array[int]:
+    """The stamps of some files as columns, one after the other, as `Folder` holds them."""
+    columns = array("q")
+    inodes = [st.st_ino for st in stats]
+    if max(inodes, default=0) >> 63:
+        inodes = [signed(inode) for inode in inodes]
+    columns.extend(inodes)
+    columns.extend([st.st_size for st in stats])
+    columns.extend([st.st_mtime_ns for st in stats])
+    columns.extend([st.st_ctime_ns for st in stats])
+    return columns
+
+
 class Folder:
     """What is known of one folder's files. `digest` answers None for anything that is not certain."""
 
-    __slots__ = ("_digests", "_rows", "_stamps", "device")
+    __slots__ = ("_digests", "_names", "_rows", "_stamps", "device")
 
     def __init__(self, columns: _Columns | None = None) -> None:
         self.device = columns.device if columns else -1
-        self._rows = {name: i for i, name in enumerate(columns.names)} if columns else {}
+        self._names = columns.names if columns else []
+        self._rows: dict[str, int] | None = None
         self._stamps = array("q", columns.stamps if columns else b"")
         self._digests = columns.digests if columns else b""
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._names)
 
-    def digest(
-        self, name: str, device: int, inode: int, size: int, mtime_ns: int, ctime_ns: int
+    def all_digests(
+        self, names: Sequence[str], device: int, columns: array[int]
     ) -> bytes | None:
+        """The digests of exactly these files, if none of them changed; in C, whatever their number."""
+        if device == self.device and columns == self._stamps and names == self._names:
+            return self._digests
+        return None
+
+    def digest(self, name: str, device: int, stamp: tuple[int, int, int, int]) -> bytes | None:
+        if self._rows is None:
+            self._rows = {known: row for row, known in enumerate(self._names)}
         row = self._rows.get(name)
-        if row is None or device != self.device:
-            return None
-        stamps, n = self._stamps, len(self._rows)
-        if (
-            stamps[row] != inode
-            or stamps[n + row] != size
-            or stamps[2 * n + row] != mtime_ns
-            or stamps[3 * n + row] != ctime_ns
-        ):
+        if row is None or device != self.device or stamp != self._stamp(row):
             return None
         return self._digests[32 * row : 32 * row + 32]
 
     def items(self) -> Iterable[tuple[str, Stamp, bytes]]:
-        stamps, n = self._stamps, len(self._rows)
-        for name, row in self._rows.items():
-            stamp = Stamp(stamps[row], stamps[n + row], stamps[2 * n + row], stamps[3 * n + row])
-            yield name, stamp, self._digests[32 * row : 32 * row + 32]
+        for row, name in enumerate(self._names):
+            yield name, self._stamp(row), self._digests[32 * row : 32 * row + 32]
+
+    def _stamp(self, row: int) -> Stamp:
+        stamps, n = self._stamps, len(self._names)
+        return Stamp(stamps[row], stamps[n + row], stamps[2 * n + row], stamps[3 * n + row])
 
 
 def packed(device: int, rows: Sequence[tuple[str, Stamp, bytes]]) -> bytes:

@@ -14,9 +14,10 @@ process beside us.
 
 Not promised: durability. A downloaded file can be downloaded again, so nothing is fsynced.
 
-The code is synchronous and meant to be called from several worker threads at once. Measured on tmpfs with
-two threads: see bench; per file it is open, write, rename, fstat, close, and one lstat of what is in the
-way, unless the directory is one that we have just made.
+The code is synchronous and meant to be called from several worker threads at once. Per file it is open,
+write, rename, fstat, close, and one lstat of what is in the way, unless the directory is one that we have
+just made. 100,000 files of 10 KB on tmpfs took 2.5 s with one thread and 1.8 s with two; the bare system
+calls, in a loop of one thread, 2.2 s. O_TMPFILE and linkat in place of the rename gained nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Container, Iterator
+from contextlib import AbstractContextManager
 
 from blake3 import blake3
 
@@ -352,22 +354,21 @@ class Target:
             )
 
     def _files(self) -> Iterator[tuple[_Directory, str]]:
-        """Every file below the root, with its directory; links are not followed."""
-        root = self._directories.get("")
-        if root is None:
-            raise self._closed()
-        if root.fd is None:
-            top = root.prefix
-            for where, _, names in os.walk(top):
-                path = os.path.relpath(where, top).replace(os.sep, "/").removeprefix(".")
-                directory = _Directory(path, None, os.path.join(where, ""), False)
-                for name in names:
-                    yield directory, name
-            return
-        for where, _, names, fd in os.fwalk(".", dir_fd=root.fd):
-            if any(_TEMP.fullmatch(name) or _PARTIAL.fullmatch(name) for name in names):
-                directory = _Directory(where.removeprefix(".").lstrip("/"), os.dup(fd), "", False)
-                for name in names:
+        """Every file below the root, with its directory; links are not followed, what is closed is skipped."""
+        pending = [""]
+        while pending:
+            head = pending.pop()
+            try:
+                directory = self._directory(head, create=False)
+                found = _listed(directory) if directory is not None else []
+            except (AsyncartError, OSError):
+                if not head:
+                    raise
+                continue
+            for name, is_directory in found:
+                if is_directory:
+                    pending.append(f"{head}/{name}" if head else name)
+                elif directory is not None:
                     yield directory, name
 
     # --- below: what went wrong ---
@@ -580,6 +581,22 @@ def _open_directory(parent: _Directory, name: str, path: str) -> _Directory | No
     if not stat.S_ISDIR(info.st_mode) or getattr(info, "st_reparse_tag", 0) != 0:
         raise NotADirectoryError(errno.ENOTDIR, "not a directory", full)
     return _Directory(path, None, os.path.join(full, ""), False)
+
+
+def _listed(directory: _Directory) -> list[tuple[str, bool]]:
+    """Names, and whether they are directories."""
+    if directory.fd is None:
+        return _names(os.scandir(directory.prefix))
+    fd = os.open(".", os.O_RDONLY | _CLOEXEC, dir_fd=directory.fd)  # O_PATH cannot be listed
+    try:
+        return _names(os.scandir(fd))
+    finally:
+        os.close(fd)
+
+
+def _names(found: AbstractContextManager[Iterator[os.DirEntry[str]]]) -> list[tuple[str, bool]]:
+    with found as items:
+        return [(item.name, item.is_dir(follow_symlinks=False)) for item in items]
 
 
 def _rename(directory: _Directory, old: str, new: str) -> None:

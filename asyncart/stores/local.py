@@ -27,7 +27,7 @@ from anyio.lowlevel import RunVar
 from asyncart.errors import Corrupt, Invalid, NotFound
 from asyncart.threads import check_cancelled, run_blocking
 
-from . import disk
+from . import disk, links
 from .openfiles import OpenFiles
 from .protocol import Listed, Page
 
@@ -113,6 +113,14 @@ class LocalStore:
     async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
         await run_blocking(self._write, key, buffers, limiter=disk_limiter())
 
+    async def adopt(self, key: str, local_path: str) -> bool:
+        """Reflink the file, or else hardlink it; its own mode and owner stay as they are.
+
+        A hardlinked object is as writable as the user's file: whoever breaks the promise that it will
+        not change is found out when the object is read, because everything read is verified.
+        """
+        return await run_blocking(self._adopt, key, local_path, limiter=disk_limiter())
+
     async def begin_upload(self, key: str, size_hint: int | None = None) -> LocalUpload:
         upload = LocalUpload(self, key, TempName.new(_basename(key)), size_hint or 0)
         try:
@@ -187,6 +195,33 @@ class LocalStore:
                 with contextlib.suppress(OSError):
                     _unlink(temp)
                 raise
+
+    def _adopt(self, key: str, local_path: str) -> bool:
+        path = self._path(key)
+        directory = os.path.dirname(path)
+        temp = os.path.join(directory, str(TempName.new(_basename(key))))
+        with disk.translated(key, local_path):
+            source = os.path.realpath(local_path, strict=True)  # link() would link the link itself
+            self._known_directories.discard(directory)  # somebody may have removed it
+            self._make_directory(directory)
+            try:
+                is_ours = links.reflink(source, temp)
+                if not is_ours and not links.hardlink(source, temp):
+                    return False
+                fd = os.open(temp, os.O_RDONLY | disk.OPEN_FLAGS)
+                try:
+                    if is_ours:
+                        _seal(fd)
+                    else:
+                        disk.sync_data(fd)  # its mode is the user's
+                finally:
+                    os.close(fd)
+                self._publish(temp, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    _unlink(temp)
+                raise
+        return True
 
     def _delete(self, keys: Sequence[str]) -> None:
         directories = set()

@@ -50,6 +50,9 @@ class MemoryStore:
         await anyio.lowlevel.checkpoint()
         self._publish(key, b"".join(buffers))
 
+    async def adopt(self, key: str, local_path: str) -> bool:
+        return False
+
     async def begin_upload(self, key: str, size_hint: int | None = None) -> MemoryUpload:
         await anyio.lowlevel.checkpoint()
         upload = MemoryUpload(self, key, uuid.uuid4().hex)

@@ -1,6 +1,6 @@
 """What the engine demands of an object store.
 
-Seven verbs over keys. Objects are immutable and named by ids that are never reused, so nothing here
+A few verbs over keys. Objects are immutable and named by ids that are never reused, so nothing here
 needs a condition, a lock or an order: a store that ignores `If-None-Match` is as good as any. What
 exists is the catalog's business; a store only keeps bytes.
 
@@ -63,6 +63,13 @@ class Store(Protocol):
 
     async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
         """Store a whole object, visible and durable on return."""
+
+    async def adopt(self, key: str, local_path: str) -> bool:
+        """Make a file that will not change the object, without moving its bytes; durable on return.
+
+        False, and nothing done, where that cannot be: then the bytes have to be written. The caller
+        answers for the file, and checks that the object is what it wants (`local_path(key)`).
+        """
 
     async def begin_upload(self, key: str, size_hint: int | None = None) -> Upload:
         """Start an object that is sent in parts."""

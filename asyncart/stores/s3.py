@@ -20,9 +20,9 @@ from urllib.parse import urlencode
 import anyio
 
 from asyncart.errors import AsyncartError, Corrupt, Invalid, NotFound, TransferError, Unavailable
-from asyncart.net.aiohttp_plane import AiohttpPlane
 from asyncart.net.plane import AttemptError, ResponseHead
 from asyncart.net.retry import Transfer
+from asyncart.net.stream_plane import StreamPlane
 from asyncart.threads import run_blocking
 
 from . import aws, checksums
@@ -98,7 +98,7 @@ class S3Store:
         return cls(
             access,
             prefix,
-            transfer or Transfer(AiohttpPlane()),
+            transfer or Transfer(StreamPlane()),
             owns_transfer=owns,
             checksum=checksum,
         )
@@ -138,6 +138,9 @@ class S3Store:
         sign = self.access.signer("PUT", self._prefix + key, query, headers)
         return await self._moving(key, lambda what: self.transfer.put(what, sign, buffers))
 
+    async def adopt(self, key: str, local_path: str) -> bool:
+        return False
+
     async def begin_upload(self, key: str, size_hint: int | None = None) -> S3Upload:
         if size_hint is not None and size_hint > MAX_OBJECT_BYTES:
             raise Invalid(
@@ -153,24 +156,26 @@ class S3Store:
             with anyio.move_on_after(CLEANUP_S, shield=True), contextlib.suppress(AsyncartError):
                 await self._abort_all(key)
             raise
-        return S3Upload(self, key, answer["UploadId"], checksum=self.checksum)
+        return S3Upload(self, key, Token(answer["UploadId"], self.checksum))
 
     async def resume_upload(self, key: str, token: str) -> S3Upload | None:
         """With an empty token: the newest upload of that key, whose id got lost with its process."""
-        token = token or await self._newest_upload(key)
-        if not token:
+        known = Token.parse(token) if token else await self._newest_upload(key)
+        if known is None:
+            return None
+        if known.checksum and not checksums.is_available():
+            await self._abort(
+                key, known.id
+            )  # begun where awscrt was there: cannot be continued here
             return None
         try:
-            parts, checksum = await self._parts(key, token)
+            parts = await self._parts(key, known.id)
         except (
             NotFound,
             TransferError,
         ):  # gone; some stores call an id that is not theirs malformed
             return None
-        if checksum and not checksums.is_available():
-            await self._abort(key, token)  # begun where awscrt was there: cannot be continued here
-            return None
-        return S3Upload(self, key, token, parts, checksum=checksum)
+        return S3Upload(self, key, known, parts)
 
     async def delete(self, keys: Sequence[str]) -> None:
         if self._deletes_in_bulk:
@@ -242,30 +247,33 @@ class S3Store:
                 if not is_worth_it or repeats > REPEATS:
                     raise _explained(error, what, offset, length) from error.__cause__
 
-    async def _parts(self, key: str, token: str) -> tuple[list[Part], str | None]:
-        """The parts that the store has, and the checksum that it wants with every further one."""
-        params: dict[str, Any] = {"UploadId": token}
+    async def _parts(self, key: str, upload_id: str) -> list[Part]:
+        """The parts that the store has."""
+        params: dict[str, Any] = {"UploadId": upload_id}
         parts: list[Part] = []
         while True:
             answer = await self._call("list_parts", key, **params)
-            for part in answer.get("Parts", ()):
-                parts.append(Part(int(part["PartNumber"]), int(part["Size"]), part["ETag"]))
+            parts += [
+                Part(int(part["PartNumber"]), int(part["Size"]), part["ETag"])
+                for part in answer.get("Parts", ())
+            ]
             if not answer.get("IsTruncated"):
-                algorithm = answer.get("ChecksumAlgorithm")
-                return parts, algorithm if algorithm in checksums.SIZES else None
+                return parts
             params["PartNumberMarker"] = answer["NextPartNumberMarker"]
 
-    async def _abort(self, key: str, token: str) -> None:
+    async def _abort(self, key: str, upload_id: str) -> None:
         with contextlib.suppress(NotFound):
-            await self._call("abort_multipart_upload", key, UploadId=token)
+            await self._call("abort_multipart_upload", key, UploadId=upload_id)
 
     async def _abort_all(self, key: str) -> None:
         for upload in await self._uploads(key):
             await self._abort(key, upload["UploadId"])
 
-    async def _newest_upload(self, key: str) -> str:
+    async def _newest_upload(self, key: str) -> Token | None:
         uploads = sorted(await self._uploads(key), key=lambda upload: upload["Initiated"])
-        return str(uploads[-1]["UploadId"]) if uploads else ""
+        if not uploads:
+            return None
+        return Token(uploads[-1]["UploadId"], uploads[-1].get("ChecksumAlgorithm"))
 
     async def _uploads(self, key: str) -> list[dict[str, Any]]:
         """The unfinished uploads of one key. Never more than a page of them: keys are not reused."""
@@ -309,23 +317,33 @@ class Part(NamedTuple):
     etag: str
 
 
-class S3Upload:
-    """A multipart upload. `token` is the store's upload id; part numbers are indexes plus one."""
+class Token(NamedTuple):
+    """`CHECKSUM/ID` or `/ID`: the store's upload id, and the checksum that goes with every part."""
 
-    def __init__(
-        self,
-        store: S3Store,
-        key: str,
-        token: str,
-        parts: Iterable[Part] = (),
-        *,
-        checksum: str | None = None,
-    ) -> None:
+    id: str
+    checksum: str | None
+
+    def __str__(self) -> str:
+        return f"{self.checksum or ''}/{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Token | None:
+        checksum, slash, upload_id = text.partition("/")
+        if not slash or not upload_id or checksum not in ("", *checksums.SIZES):
+            return None
+        return cls(upload_id, checksum or None)
+
+
+class S3Upload:
+    """A multipart upload. Part numbers are indexes plus one."""
+
+    def __init__(self, store: S3Store, key: str, token: Token, parts: Iterable[Part] = ()) -> None:
         self.key = key
-        self.token = token
+        self.token = str(token)
         self._store = store
+        self._id = token.id
+        self._checksum = token.checksum
         self._parts = {part.number: part for part in parts}
-        self._checksum = checksum
 
     async def part(self, index: int, offset: int, buffers: Sequence[memoryview]) -> None:
         number = index + 1
@@ -333,7 +351,7 @@ class S3Upload:
             raise Invalid(f"{self._name}: more than {MAX_PARTS} parts; send larger ones")
         size = sum(buffer.nbytes for buffer in buffers)
         header = await _checksum_header(self._checksum, buffers)
-        query = urlencode({"partNumber": number, "uploadId": self.token})
+        query = urlencode({"partNumber": number, "uploadId": self._id})
         head = await self._store.put(self.key, buffers, header, query)
         etag = head.headers.get("etag")
         if not etag:
@@ -349,7 +367,7 @@ class S3Upload:
             if parts:
                 await self._complete(parts)
             else:  # S3 has no multipart upload of nothing
-                await self._store._parts(self.key, self.token)  # NotFound if it is over
+                await self._store._parts(self.key, self._id)  # NotFound if it is over
                 await self._store.write(self.key, ())
                 await self.abort()
         except NotFound:
@@ -359,7 +377,7 @@ class S3Upload:
 
     async def abort(self) -> None:
         with anyio.move_on_after(CLEANUP_S, shield=True) as scope:
-            await self._store._abort(self.key, self.token)
+            await self._store._abort(self.key, self._id)
         if scope.cancelled_caught:
             raise Unavailable(f"{self._name}: aborting took more than {CLEANUP_S:.0f} s")
 
@@ -368,7 +386,7 @@ class S3Upload:
         await self._store._call(
             "complete_multipart_upload",
             self.key,
-            UploadId=self.token,
+            UploadId=self._id,
             MultipartUpload={"Parts": named},
         )
 

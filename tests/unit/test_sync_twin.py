@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import asyncart
 import asyncart.aio
 from asyncart import _bridge
 from asyncart.aio import _reading, _twin
@@ -349,6 +350,30 @@ def test_nothing_that_is_awaited_is_left_in_the_twin() -> None:
     tree = ast.parse((PACKAGE.parent / "sync.py").read_text("utf-8"))
     awaits = ast.Await | ast.AsyncFunctionDef | ast.AsyncWith | ast.AsyncFor
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, awaits)] == []
+
+
+@pytest.mark.parametrize(("ending", "state"), [("", "finished"), ("raise KeyError", "failed")])
+def test_a_run_that_nobody_finished_is_finished_at_exit(
+    ending: str, state: str, tmp_path: Path
+) -> None:
+    script = f"""
+import asyncart
+run = asyncart.init(project="bikes", home={str(tmp_path / "home")!r})
+run.log_artifact({__file__!r}, name="a")
+{ending}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=PACKAGE.parents[1],
+    )
+    assert ("Error" in done.stderr) is bool(ending), done.stderr
+    with asyncart.Api(project="bikes", home=tmp_path / "home") as api:
+        assert [run.state for run in api.artifact("a").logged_by()] == [state]
+    _bridge.close()
 
 
 # --- the sample --------------------------------------------------------------------------------

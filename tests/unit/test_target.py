@@ -560,7 +560,7 @@ def test_every_error_is_ours_names_the_file_and_leaves_nothing(
                 failing(0, HELLO)
         partial.discard()
     assert tree(root) == before
-    assert open_fds() == fds
+    assert open_fds() <= fds  # less, if the collector ran
 
 
 @NEEDS_ROOT
@@ -659,7 +659,7 @@ def test_descriptors_are_bounded_and_closed(root: Path, monkeypatch: pytest.Monk
     assert len(list(root.glob("*/*/a/*"))) == 100
     target.close()
     del target
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_very_deep_trees(root: Path) -> None:
@@ -672,6 +672,8 @@ def test_very_deep_trees(root: Path) -> None:
     info = target.stat(path)
     assert info is not None
     assert info.st_size == 5
+    target.begin(path + "2", 5, "key").keep()
+    assert target.remove_temps(partials_older_than_s=0) == 1
     target.close()
     subprocess.run(["rm", "-rf", str(root)], check=True)
 

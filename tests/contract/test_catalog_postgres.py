@@ -1,0 +1,152 @@
+"""What only a PostgreSQL catalog can meet: a server that goes away, other users, its own schema rules."""
+
+from __future__ import annotations
+
+import shutil
+
+import anyio
+import pytest
+from catalog_kinds import BIKES, Writer
+from services import PostgresServer
+from sqlalchemy import inspect, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from asyncart.catalog import open_catalog, schema, upgrade
+from asyncart.catalog import postgres as postgres_module
+from asyncart.catalog.postgres import PostgresDatabase
+from asyncart.errors import Invalid, Unavailable
+
+
+def layout(conn) -> dict[str, object]:
+    """Every table with its columns, keys and indexes."""
+    found = inspect(conn)
+    return {
+        name: (
+            [{**column, "type": str(column["type"])} for column in found.get_columns(name)],
+            found.get_pk_constraint(name),
+            found.get_foreign_keys(name),
+            found.get_unique_constraints(name),
+            found.get_indexes(name),
+        )
+        for name in sorted(found.get_table_names())
+    }
+
+
+async def test_migrations_lead_to_the_schema_of_a_new_catalog(postgres_url, postgres):
+    """From nothing, step by step, to the same columns, keys and indexes."""
+    catalog = await open_catalog(postgres_url)
+    made = await catalog.database.read(layout)
+    await catalog.aclose()
+    postgres.execute("CREATE DATABASE migrated")
+    try:
+        database = PostgresDatabase(postgres.url("migrated"))
+        await database.write_alone(schema.migrate)
+        migrated = await database.read(layout)
+        await database.aclose()
+    finally:
+        postgres.execute("DROP DATABASE migrated WITH (FORCE)")
+    assert "versions" in made
+    assert migrated == made
+
+
+NEXT_REVISION = '''
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("facts", sa.Column("note", sa.Text()))
+'''
+
+
+async def test_an_older_database_waits_for_upgrade(postgres_url, tmp_path, monkeypatch):
+    """Others use it: it is refused, with what to do, until somebody decides to upgrade."""
+    catalog = await open_catalog(postgres_url)
+    await catalog.set_fact("k", "v")
+    await catalog.aclose()
+    migrations = shutil.copytree(schema.MIGRATIONS, tmp_path / "migrations")
+    (migrations / "versions" / "0002_next.py").write_text(NEXT_REVISION)
+    monkeypatch.setattr(schema, "MIGRATIONS", migrations)
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "0002"))
+    with pytest.raises(Unavailable, match=r"older schema 0001.*asyncart\.catalog\.upgrade"):
+        await open_catalog(postgres_url)
+    for _ in range(2):
+        await upgrade(postgres_url)
+    catalog = await open_catalog(postgres_url)
+    assert await catalog.get_fact("k") == "v"
+    await catalog.aclose()
+    monkeypatch.undo()
+    with pytest.raises(Invalid, match="has schema 0002.*use a newer asyncart"):
+        await open_catalog(postgres_url)
+
+
+async def test_somebody_elses_database_is_left_alone(postgres_url):
+    engine = create_async_engine(postgres_url.replace("postgresql", "postgresql+asyncpg"))
+    async with engine.begin() as conn:
+        await conn.execute(text("CREATE TABLE cookies (id integer)"))
+    await engine.dispose()
+    with pytest.raises(Invalid, match="is the database of something else"):
+        await open_catalog(postgres_url)
+
+
+async def test_wrong_urls_are_told_apart(postgres, monkeypatch):
+    """No such database, no server, no database named; a password is never shown."""
+    monkeypatch.setattr(postgres_module, "ATTEMPTS", 2)
+    with pytest.raises(Invalid, match="no such database"):
+        await open_catalog(postgres.url("missing"))
+    with pytest.raises(Invalid, match="names no database"):
+        await open_catalog("postgresql://test@127.0.0.1:1")
+    with pytest.raises(Unavailable, match="is it up") as caught:
+        await open_catalog("postgresql://test:secret-word@127.0.0.1:1/x")
+    assert "secret-word" not in str(caught.value)
+    assert "127.0.0.1:1/x" in str(caught.value)
+
+
+async def test_connections_that_the_server_closed_are_replaced(
+    postgres_url: str, postgres: PostgresServer
+):
+    """A restart of the server, or an idle limit, is not a user's business."""
+    catalog = await open_catalog(postgres_url)
+    writer = await Writer.begin(catalog)
+    for number in range(3):
+        database = postgres_url.rpartition("/")[2]
+        postgres.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+        )
+        assert (await writer.log(f"{number}")).version.number == number
+    assert (await catalog.resolve(BIKES, "latest")).number == 2
+    await catalog.aclose()
+
+
+@pytest.mark.parametrize("steps", range(0, 60, 3))
+async def test_a_cancelled_verb_leaves_no_connection_and_no_lock(postgres_url, steps):
+    """Cancelled after any number of turns of the event loop: it happened entirely or not at all."""
+    catalog = await open_catalog(postgres_url)
+    writer = await Writer.begin(catalog)
+    draft = await writer.draft("a")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(catalog.commit_version, writer.session_id, draft)
+        for _ in range(steps):
+            await anyio.sleep(0)
+        tasks.cancel_scope.cancel()
+    assert catalog.database._engine().pool.checkedout() == 0
+    with anyio.fail_after(10):
+        committed = await catalog.commit_version(writer.session_id, draft)
+    assert committed.version.number == 0
+    assert len(await catalog.list_versions(BIKES)) == 1
+    await catalog.aclose()
+
+
+async def test_reads_see_one_moment_and_write_nothing(postgres_url):
+    catalog = await open_catalog(postgres_url)
+    with pytest.raises(Exception, match="read-only transaction"):
+        await catalog.database.read(
+            lambda conn: conn.execute(text("INSERT INTO facts VALUES ('k', 'v')"))
+        )
+    await catalog.set_fact("k", "v")  # the connection is writable again
+    await catalog.aclose()
+    with pytest.raises(Unavailable, match="was closed"):
+        await catalog.get_fact("k")
