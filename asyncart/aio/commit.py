@@ -64,7 +64,12 @@ async def commit(
                     committed = await work.run()
         finally:
             with anyio.CancelScope(shield=True):
-                await workspace.threads.run(listing.remember, workspace.stat_cache, scanned_at_ns)
+                await workspace.threads.run(
+                    listing.remember,
+                    workspace.stat_cache,
+                    scanned_at_ns,
+                    workspace.settings.drafts_dir,
+                )
     _say(committed, header)
     return committed
 

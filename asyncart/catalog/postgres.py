@@ -87,9 +87,8 @@ class PostgresDatabase:
         raise AssertionError("the last attempt returns or raises")
 
     async def _transaction(self, lock: Any, work: Callable[[Connection], T]) -> T:
-        conn = self._engine().connect()
+        conn = await self._engine().connect()
         try:
-            await conn.start()
             if lock is None:
                 await conn.execution_options(
                     isolation_level="REPEATABLE READ", postgresql_readonly=True

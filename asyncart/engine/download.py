@@ -35,6 +35,7 @@ from .target import Partial, Target
 from .tasks import Threads, task_group
 
 REMOTE_SLOTS = 16  # ranges in flight from a remote store: 16 x 16 MiB is the default budget
+CHECK_FILES = 256  # between two looks at whether the download was cancelled
 LARGE_FILES = 8  # open at once; their ranges share the slots
 FLUSH_FILES = 32_768  # digests remembered at a time: some 10 MB
 
@@ -143,7 +144,6 @@ class Downloader:
                 damaged.append(entry)
                 continue
             wrote(entry, write(entry.path, data, entry.executable))
-            check_cancelled()
         return damaged
 
     # large files
@@ -246,10 +246,9 @@ class Present:
     def missing(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those that are not there with their content (the executable bit is set right on the way)."""
         found = []
-        for entry in entries:
-            if not self.holds(entry):
-                found.append(entry)
+        for start in range(0, len(entries), CHECK_FILES):
             check_cancelled()
+            found += [e for e in entries[start : start + CHECK_FILES] if not self.holds(e)]
         if self._news_count > FLUSH_FILES:
             self.save()
         return found

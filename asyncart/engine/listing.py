@@ -201,10 +201,11 @@ class Listing:
 
     # remembering
 
-    def remember(self, cache: StatCache, seen_at_ns: int) -> None:
-        """Write the digests of folders with news into the stat cache.
+    def remember(self, cache: StatCache, seen_at_ns: int, passing: str = "") -> None:
+        """Write the digests of folders with news into the stat cache, but of none below `passing`.
 
-        `seen_at_ns`: when the stamps were taken (at the earliest); younger stamps are not recorded.
+        `seen_at_ns`: when the stamps were taken (at the earliest); younger stamps are not recorded,
+        unless it is the user's word that the file does not change (linking it made its ctime young).
         """
         by_folder: dict[int, list[int]] = {}
         changed: set[int] = set()
@@ -220,6 +221,7 @@ class Listing:
         cache.save(
             (self.folders[f], self._packed(f, by_folder[f], cache, trusted_before))
             for f in sorted(changed)
+            if not (passing and self.folders[f].startswith(f"{passing}{os.sep}"))
         )
 
     def _packed(
@@ -228,7 +230,10 @@ class Listing:
         found: dict[str, tuple[str, Stamp, bytes]] = {}
         for row in rows:
             stamp = self.stamp(row)
-            if self.flags[row] & KNOWN and max(stamp.mtime_ns, stamp.ctime_ns) < trusted_before:
+            if self.flags[row] & KNOWN and (
+                self.flags[row] & IMMUTABLE
+                or max(stamp.mtime_ns, stamp.ctime_ns) < trusted_before
+            ):
                 name = self._named.get(row) or self.paths[row].rpartition("/")[2]
                 found[name] = (name, stamp, self.digest(row))
         device = self.devices[folder]

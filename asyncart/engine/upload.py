@@ -6,25 +6,29 @@ aborts what was begun; what was finished stays known, so that the next attempt d
 
 Small files: each worker reads a batch in a thread, asks which digests are stored, and appends the rest
 to its open pack. Large files: a block at a time is read, cut and hashed while the block before it is
-still being digested and sent; chunks that are stored already are pointed to.
+still being digested and sent; chunks that are stored already are pointed to. A large file that will not
+change, by the user's word, is linked into a local store where that can be, and read there.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 
 import anyio
 
-from ..model import Chunk, Content, Extent
+from ..model import Chunk, Content, Extent, new_object_id, object_key
 from ..net.budget import Budget, Lease
 from ..stores.protocol import Store
 from . import plan
 from .chunking import merge_extents, select_runs
 from .index import Index
-from .listing import Listing
-from .objects import ObjectWriter, Shared
-from .reading import Block, Changed, LargeFile, Moved, read_batch
+from .listing import IMMUTABLE, Listing
+from .objects import ABORT_S, ObjectWriter, Shared
+from .reading import Block, Changed, LargeFile, LinkedFile, Moved, changed, read_batch, stat_file
+from .statcache import Stamp
 from .tally import Tally
 from .tasks import Threads, task_group
 
@@ -51,6 +55,7 @@ class Uploader:
         self._claimed: dict[bytes, int] = {}
         self._chunks: dict[bytes, Extent] = {}
         self._followers: list[tuple[int, int]] = []
+        self._unlinkable: set[int] = set()  # devices whose files the store could not link
 
     async def place_known(self, listing: Listing) -> list[int]:
         """Find the stored content of rows whose digest is known; return the rows that must be read."""
@@ -104,21 +109,20 @@ class Uploader:
         share = Shared(lease.release, users=1)
         try:
             moved = await self._threads.run(read_batch, listing, batch, lease.buffer)
-            pieces = await self._missing(listing, batch)
-            written = await pack.append(_Batch(listing, batch, starts, lease, moved), pieces, share)
+            files = _Batch(listing, batch, starts, lease, moved)
+            written = await pack.append(files, await self._missing(listing, files), share)
         except BaseException:
             share.done()
             raise
         size = sum(listing.sizes[row] for row in batch)
         self._tally.add(len(batch), size, size - written, written)
 
-    async def _missing(self, listing: Listing, batch: Sequence[int]) -> list[int]:
+    async def _missing(self, listing: Listing, batch: _Batch) -> list[int]:
         """Positions in the batch of those files that this worker has to store."""
         mine: dict[bytes, int] = {}
-        for position, row in enumerate(batch):
+        for position, (row, digest) in enumerate(zip(batch.rows, batch.digests, strict=True)):
             if not listing.sizes[row]:
                 continue
-            digest = listing.digest(row)
             leader = self._claimed.setdefault(digest, row)
             if leader == row:
                 mine[digest] = position
@@ -126,7 +130,7 @@ class Uploader:
                 self._followers.append((row, leader))
         stored = await self._index.stored_contents(list(mine))
         for digest, content in stored.items():
-            listing.place_content(batch[mine.pop(digest)], content)
+            listing.place_content(batch.rows[mine.pop(digest)], content)
             del self._claimed[digest]
         return list(mine.values())
 
@@ -144,6 +148,50 @@ class Uploader:
         listing.place_content(row, content)
 
     async def _store_large_once(self, listing: Listing, row: int) -> Content:
+        content = None
+        if listing.flags[row] & IMMUTABLE and self._store.is_local:
+            content = await self._link_large(listing, row)
+        return content or await self._write_large(listing, row)
+
+    async def _link_large(self, listing: Listing, row: int) -> Content | None:
+        """Have the store take over the file, then hash what it holds; None where it cannot."""
+        local = listing.local_path(row)
+        st = await self._threads.run(stat_file, local)
+        if st.st_dev in self._unlinkable:
+            return None
+        object_id = new_object_id(time.time_ns() // 1_000_000)
+        key = object_key(object_id)
+        await self._index.register_upload(object_id, "", "")
+        is_needed = False
+        try:
+            if not await self._store.adopt(key, local):
+                self._unlinkable.add(st.st_dev)
+                return None
+            path = self._store.local_path(key) or local
+            file = await self._threads.run(LinkedFile, path, local)
+            try:
+                content, placed = await _Linked(self, file, object_id).run()
+            finally:
+                file.close()
+            after = Stamp.of(await self._threads.run(stat_file, local))
+            # A new name changes the ctime, and whoever else logs the same file gives it one, too.
+            if after[:3] != Stamp.of(st)[:3] or after.size != content.size:
+                raise changed(local)
+            stored = (await self._index.stored_contents([content.digest])).get(content.digest)
+            is_needed = stored is None
+        finally:
+            if not is_needed:
+                with anyio.move_on_after(ABORT_S, shield=True):
+                    await self._store.delete([key])
+                    await self._index.forget_upload(object_id)
+        if stored is None:
+            # If this fails, the object is garbage that the catalog knows of.
+            await self._index.add_stored([(object_id, content.size, placed)], [content])
+        listing.restamp(row, Stamp.of(await self._threads.run(stat_file, local)))
+        listing.set_digest(row, content.digest)
+        return stored or content
+
+    async def _write_large(self, listing: Listing, row: int) -> Content:
         file = await self._threads.run(LargeFile, listing.local_path(row))
         try:
             listing.restamp(row, file.stamp)
@@ -167,6 +215,7 @@ class _Batch:
         moved: Sequence[Moved],
     ) -> None:
         self.rows = rows
+        self.digests = [listing.digest(row) for row in rows]
         self._sizes = [listing.sizes[row] for row in rows]
         self._starts = starts
         self._buffer = lease.buffer
@@ -213,14 +262,14 @@ class _Pack:
         if self._writer is None:
             self._writer = ObjectWriter(self._uploader._store, self._uploader._index, self._group)
         positions = batch.laid_out(positions)
-        digests = b"".join(self._listing.digest(batch.rows[position]) for position in positions)
+        digests = b"".join(batch.digests[position] for position in positions)
         offset = await self._writer.append(batch.views(positions), digests, share.done)
         object_id = self._writer.object_id
         for position in positions:
             row, size = batch.rows[position], batch.size(position)
             self._listing.place(row, object_id, offset)
             extent = Extent(object_id, offset, size)
-            self._contents.append(Content(self._listing.digest(row), size, (extent,)))
+            self._contents.append(Content(batch.digests[position], size, (extent,)))
             offset += size
         return nbytes
 
@@ -236,6 +285,9 @@ class _Pack:
     async def abort(self) -> None:
         if self._writer is not None:
             await self._writer.abort()
+
+
+Take = Callable[[Block, memoryview, Shared], Awaitable[int]]  # returns how many bytes it stored
 
 
 class _Large:
@@ -258,11 +310,7 @@ class _Large:
                 uploader._store, uploader._index, group, size_hint=file.stamp.size
             )
             try:
-                async with task_group() as hashing:
-                    is_last = False
-                    while not is_last:
-                        is_last = await self._step(writer, hashing)
-                digest = await uploader._threads.run(file.finish)
+                digest = await self._read(partial(self._write_missing, writer))
                 if writer.size:
                     await writer.finish()
                 content = Content(
@@ -279,7 +327,15 @@ class _Large:
         uploader._tally.add(1, 0, 0, 0)
         return content
 
-    async def _step(self, writer: ObjectWriter, hashing: anyio.abc.TaskGroup) -> bool:
+    async def _read(self, take: Take) -> bytes:
+        """Hand every block to `take`; the digest of them all."""
+        async with task_group() as hashing:
+            is_last = False
+            while not is_last:
+                is_last = await self._step(take, hashing)
+        return await self._uploader._threads.run(self._file.finish)
+
+    async def _step(self, take: Take, hashing: anyio.abc.TaskGroup) -> bool:
         uploader = self._uploader
         await self._slots.acquire()
         lease = await uploader._budget.take(plan.BLOCK_BYTES)
@@ -290,7 +346,7 @@ class _Large:
             lease.release()
             raise
         hashing.start_soon(self._hash, lease.buffer[: block.length], share)
-        moved = await self._write_missing(block, lease.buffer, writer, share)
+        moved = await take(block, lease.buffer, share)
         uploader._tally.add(0, block.length, block.length - moved, moved)
         return block.is_last
 
@@ -302,7 +358,7 @@ class _Large:
         self._slots.release()
 
     async def _write_missing(
-        self, block: Block, buffer: memoryview, writer: ObjectWriter, share: Shared
+        self, writer: ObjectWriter, block: Block, buffer: memoryview, share: Shared
     ) -> int:
         """Point to the chunks that are worth it, write the others; returns how many bytes those were."""
         claimed = self._uploader._chunks
@@ -335,6 +391,32 @@ class _Large:
         else:
             share.done()
         return moved
+
+
+class _Linked:
+    """A large file that is an object already: it is only read. Where its chunks lie is for later files."""
+
+    def __init__(self, uploader: Uploader, file: LinkedFile, object_id: str) -> None:
+        self._uploader = uploader
+        self._file = file
+        self._object_id = object_id
+        self._placed: list[tuple[Chunk, int]] = []
+        self._offset = 0
+
+    async def run(self) -> tuple[Content, list[tuple[Chunk, int]]]:
+        digest = await _Large(self._uploader, self._file)._read(self._note)
+        self._uploader._tally.add(1, 0, 0, 0)
+        size = self._offset
+        extents = (Extent(self._object_id, 0, size),)
+        chunks = tuple(chunk for chunk, _ in self._placed)
+        return Content(digest, size, extents, chunks), self._placed
+
+    async def _note(self, block: Block, buffer: memoryview, share: Shared) -> int:
+        for length, digest in zip(block.lengths, block.digests, strict=True):
+            self._placed.append((Chunk(digest, length), self._offset))
+            self._offset += length
+        share.done()
+        return 0
 
 
 class _Spans:

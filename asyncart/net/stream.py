@@ -43,14 +43,20 @@ class _Answer:
     def __init__(self, body: Callable[[bytes], None]) -> None:
         self.headers: dict[str, str] = {}
         self.is_complete = False
-        self._body = body
+        self.keeps_alive = False
+        self.body = body
+        self.parser = httptools.HttpResponseParser(self)
+
+    def on_headers_complete(self) -> None:
+        # asked later, after the message, the parser has forgotten
+        self.keeps_alive = self.parser.should_keep_alive()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
     def on_body(self, data: bytes) -> None:
-        self._body(data)
+        self.body(data)
 
     def on_message_complete(self) -> None:
         self.is_complete = True
@@ -78,31 +84,31 @@ class Stream:
         self._begin()
         await self._send(deque([memoryview(request)]))
         sink = _Sink(buffer)
-        head, parser, answer, rest = await self._receive_head(sink.take)
+        head, answer, rest = await self._receive_head(sink.take)
         if not is_success(head.status):
-            await self._raise_status(head, parser, answer, rest)
+            await self._raise_status(head, answer, rest)
         check_range_head(head, offset, len(buffer))
         if "transfer-encoding" in head.headers or "content-length" not in head.headers:
-            await self._receive_parsed(parser, answer, rest, sink, head)
+            await self._receive_parsed(answer, rest, sink, head)
         else:
             await self._receive_body(head, buffer, rest)
-        self._end(parser)
+        self._end(answer)
         return head
 
     async def put(self, request: bytes, views: Sequence[memoryview]) -> ResponseHead:
         self._begin()
         is_sent = await self._send(deque([memoryview(request), *(v for v in views if len(v))]))
         body = _Excerpt()
-        head, parser, answer, rest = await self._receive_head(body.take)
-        await self._receive_parsed(parser, answer, rest, body, head)
+        head, answer, rest = await self._receive_head(body.take)
+        await self._receive_parsed(answer, rest, body, head)
         if not is_success(head.status):
             if is_sent:
-                self._end(parser)
+                self._end(answer)
             raise status_error(head, bytes(body.data))
         if not is_sent:
             raise malformed(head, "success before the body was sent")
         check_put_answer(head, bytes(body.data))
-        self._end(parser)
+        self._end(answer)
         return head
 
     # one exchange, step by step
@@ -111,9 +117,9 @@ class Stream:
         self.has_answered = self.is_reusable = False
         self._filled = 0
 
-    def _end(self, parser: httptools.HttpResponseParser) -> None:
+    def _end(self, answer: _Answer) -> None:
         self.channel.expect(1)
-        self.is_reusable = parser.should_keep_alive() and self._filled == 0
+        self.is_reusable = answer.keeps_alive and self._filled == 0
 
     async def _send(self, views: deque[memoryview]) -> bool:
         """False if the server answered before it had everything, which then is an answer of refusal."""
@@ -145,7 +151,7 @@ class Stream:
 
     async def _receive_head(
         self, body: Callable[[bytes], None]
-    ) -> tuple[ResponseHead, httptools.HttpResponseParser, _Answer, bytes]:
+    ) -> tuple[ResponseHead, _Answer, bytes]:
         """The first head that is no 1xx, its parser, and what came behind it."""
         if not self._has_head() or self._is_interim():
             try:
@@ -156,10 +162,9 @@ class Stream:
         end = data.index(_HEAD_END) + len(_HEAD_END)
         self._filled = 0
         answer = _Answer(body)
-        parser = httptools.HttpResponseParser(answer)
-        self._feed(parser, data[:end])
-        status = parser.get_status_code()
-        return ResponseHead(status, answer.headers), parser, answer, data[end:]
+        self._feed(answer, data[:end])
+        status = answer.parser.get_status_code()
+        return ResponseHead(status, answer.headers), answer, data[end:]
 
     async def _receive_body(self, head: ResponseHead, buffer: memoryview, rest: bytes) -> None:
         """A body of exactly the buffer's length, of which `rest` came along with the head."""
@@ -199,7 +204,6 @@ class Stream:
 
     async def _receive_parsed(
         self,
-        parser: httptools.HttpResponseParser,
         answer: _Answer,
         rest: bytes,
         sink: _Sink | _Excerpt,
@@ -207,7 +211,7 @@ class Stream:
     ) -> None:
         """A body in any encoding, through the parser; for error documents and chunked answers."""
         scratch = memoryview(bytearray(ERROR_BODY_BYTES))
-        needs_eof = not parser.should_keep_alive()
+        needs_eof = not answer.keeps_alive
 
         def read() -> bool:
             # until nothing is left: what TLS has already taken in would not wake us again
@@ -217,12 +221,12 @@ class Stream:
                         return True
                     raise ConnectionResetError("closed")
                 self._moved(count)
-                self._feed(parser, bytes(scratch[:count]))
+                self._feed(answer, bytes(scratch[:count]))
                 if answer.is_complete or sink.is_over:
                     return True
             return False
 
-        self._feed(parser, rest)
+        self._feed(answer, rest)
         try:
             if not answer.is_complete and not sink.is_over:
                 await self._until(read, None)
@@ -244,14 +248,13 @@ class Stream:
     async def _raise_status(
         self,
         head: ResponseHead,
-        parser: httptools.HttpResponseParser,
         answer: _Answer,
         rest: bytes,
     ) -> None:
         body = _Excerpt()
-        answer._body = body.take
-        await self._receive_parsed(parser, answer, rest, body, head)
-        self._end(parser)
+        answer.body = body.take
+        await self._receive_parsed(answer, rest, body, head)
+        self._end(answer)
         raise status_error(head, bytes(body.data))
 
     # heads
@@ -295,10 +298,10 @@ class Stream:
             return False
         return True
 
-    def _feed(self, parser: httptools.HttpResponseParser, data: bytes) -> None:
+    def _feed(self, answer: _Answer, data: bytes) -> None:
         try:
             if data:
-                parser.feed_data(data)
+                answer.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise AttemptError(Reason.MALFORMED, f"not HTTP: {error}") from error
 

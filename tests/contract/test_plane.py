@@ -50,9 +50,10 @@ class Origin:
         self.seen.append(request)
         path = request.path
         if path.startswith("/to/"):
-            return web.Response(status=307, headers={"Location": request.query["where"]})
+            where = request.query.get("where", request.path)
+            return web.Response(status=307, headers={"Location": where})
         if request.method == "PUT":
-            self.objects[path] = await request.read()
+            self.objects[path] = await request.content.read()
             return web.Response(headers={"ETag": '"stored"'})
         body = self.objects.get(path.removeprefix("/chunked").removeprefix("/until-eof"))
         if body is None:
@@ -141,14 +142,14 @@ async def rig(
     monkeypatch.setattr(retry, "FIRST_BACKOFF_S", 0.002)
     origin = Origin()
     tasks = asyncio.all_tasks()
+    before = open_files()
     async with serving(origin) as port:
         context = server_tls if is_tls else None
         async with FaultProxy("127.0.0.1", port, ssl_context=context, drip_s=0.01) as proxy:
             plane = request.param(ssl_context=client_tls, stall_s=STALL_S, connect_s=0.5)
-            before = open_files()
             yield Rig(plane, proxy, origin)
             await plane.aclose()
-            await settled(lambda: open_files() <= before, "file descriptors leaked")
+    await settled(lambda: open_files() <= before, "file descriptors leaked")
     # a fixture is torn down in another task than it was set up in
     own = {asyncio.current_task()}
     await settled(lambda: asyncio.all_tasks() - own <= tasks, "tasks leaked")
@@ -161,7 +162,7 @@ def open_files() -> int:
 async def settled(condition, message: str) -> None:
     """The other end of a closed connection needs a moment to notice."""
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - nobody announces it
             await asyncio.sleep(0.005)
     assert condition(), message
 
@@ -393,9 +394,7 @@ async def test_redirects_are_followed_with_verb_and_body(rig: Rig, verb: str) ->
 async def test_redirects_end(rig: Rig) -> None:
     """A circle, and a way from https to http, are errors and not transient."""
     with pytest.raises(AttemptError) as caught:
-        await rig.plane.get_range(
-            f"{rig.proxy.url}/to/x?where=/to/x?where=/to/y", {}, 0, Guarded(5).view
-        )
+        await rig.plane.get_range(f"{rig.proxy.url}/to/itself", {}, 0, Guarded(5).view)
     assert not caught.value.is_transient
     if rig.url.startswith("https"):
         url = f"{rig.proxy.url}/to/x?where=http://127.0.0.1:{rig.proxy.port}/o"
@@ -529,7 +528,8 @@ async def test_transient_faults_of_a_get_are_survived(rig: Rig, kind: str, times
 async def test_transient_faults_of_a_put_are_survived(rig: Rig, kind: str, times: int) -> None:
     """Once or three times: stored, whole."""
     rig.proxy.inject(kind, times)
-    body = os.urandom(SIZE)
+    # where the answer precedes the body, it must not fit into the sockets' buffers
+    body = os.urandom(12_000_000 if "early" in kind else SIZE)
     rig.url = f"{rig.proxy.url}/new?{SECRET}"
     await rig.transfer().put("s3://b/new", rig.sign, [memoryview(body)])
     assert rig.origin.objects["/new"] == body

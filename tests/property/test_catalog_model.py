@@ -235,8 +235,8 @@ class CatalogMachine(RuleBasedStateMachine):
 
 TestCatalogModel = CatalogMachine.TestCase
 TestCatalogModel.settings = settings(
-    max_examples=25,
-    stateful_step_count=30,
+    max_examples=15,
+    stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
