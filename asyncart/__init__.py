@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .sync import ArtifactManifest as ArtifactManifest
     from .sync import GarbageReport as GarbageReport
     from .sync import NewFile as NewFile
+    from .sync import PendingArtifact as PendingArtifact
     from .sync import Run as Run
     from .sync import Verification as Verification
     from .sync import current_run as current_run
@@ -45,6 +46,7 @@ __all__ = [
     "ArtifactManifest",
     "GarbageReport",
     "NewFile",
+    "PendingArtifact",
     "Run",
     "Verification",
     "__version__",

@@ -9,6 +9,7 @@ from ._bridge import at_exit, call
 from ._twins import Twin, aio_of, blocking_file
 from .aio.api import Api as _Api
 from .aio.artifact import Artifact as _Artifact
+from .aio.background import PendingArtifact as _PendingArtifact
 from .aio.collect import GarbageReport as GarbageReport
 from .aio.entry import ArtifactEntry as _ArtifactEntry
 from .aio.manifest import ArtifactManifest as _ArtifactManifest
@@ -40,6 +41,7 @@ __all__ = [
     "ArtifactManifest",
     "GarbageReport",
     "NewFile",
+    "PendingArtifact",
     "Run",
     "Verification",
     "current_run",
@@ -495,10 +497,32 @@ class NewFile(Twin):
         self._exit(kind, error, traceback)
 
 
+class PendingArtifact(Twin):
+    """An artifact on its way: what `run.log_artifact_in_background(...)` returns.
+
+    Nobody has to wait for it: finishing the run does, and raises what went wrong.
+    """
+
+    _aio: _PendingArtifact
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is over, well or not: `wait` does not wait any more."""
+        return self._aio.is_done
+
+    def wait(self) -> Artifact:
+        """The logged artifact, durable. Raises what `log_artifact` would have raised.
+
+        Waiting again is fine, and so is not to wait any longer: the artifact is logged all the same.
+        """
+        return Artifact._of(call(self._aio.wait))
+
+
 class Run(Twin):
     """A step of a pipeline. `init` makes one; use it as a context manager, or call `finish`.
 
-    Several runs may be open in one process, and one run may be used by many tasks at once.
+    Several runs may be open in one process, and one run may be used by many tasks at once. A forked
+    child may go on using its parent's run; only the process that began it finishes it.
     """
 
     _aio: _Run
@@ -576,6 +600,34 @@ class Run(Twin):
             )
         )
 
+    def log_artifact_in_background(
+        self,
+        artifact_or_path: Artifact | str | os.PathLike[str],
+        name: str | None = None,
+        type: str | None = None,
+        aliases: Iterable[str] | None = None,
+        tags: Iterable[str] | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> PendingArtifact:
+        """`log_artifact` without waiting for it: arguments are checked now, the rest goes on by itself.
+
+        `pending.wait()` gives the artifact or raises the error. What nobody waits for, `finish`
+        waits for, and raises its error; a run that failed cancels it. Leave the files alone until then:
+        they are read meanwhile.
+        """
+        return PendingArtifact._of(
+            call(
+                self._aio.log_artifact_in_background,
+                aio_of(artifact_or_path),
+                name,
+                type,
+                aliases,
+                tags,
+                progress=progress,
+            )
+        )
+
     def use_artifact(
         self,
         artifact_or_name: Artifact | str,
@@ -602,7 +654,11 @@ class Run(Twin):
         return [Artifact._of(item) for item in call(self._aio.used_artifacts)]
 
     def finish(self, exit_code: int = 0) -> None:
-        """End the run: `exit_code` 0 is success. Again is fine."""
+        """End the run: `exit_code` 0 is success. Again is fine.
+
+        Waits for what is logged in the background (or cancels it, if the run failed), and raises the
+        error of what nobody waited for; the run has failed then.
+        """
         call(self._aio.finish, exit_code)
 
 

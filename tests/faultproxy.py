@@ -209,19 +209,17 @@ class FaultProxy:
         path: str,
         length: int,
     ) -> bool:
-        half = await reader.readexactly(length // 2)
-        self.bytes_up[path] += len(half)
+        some = await reader.readexactly(min(length // 2, 64 << 10))
+        self.bytes_up[path] += len(some)
         if kind == "reset-in-upload":
             return _reset(writer)
-        if kind == "stall-in-upload":
-            # neither read nor answer: the sender's buffers fill, or it waits for the answer
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
-            await asyncio.sleep(3600)
-        status = _status(503, "SlowDown")
-        if kind == "early-200":
-            status = Message("HTTP/1.1 200 OK", {"Content-Length": "0"})
-        await self._send(writer, path, status)
-        return await _silence(reader)  # reads on, as a server does that lingers
+        if kind == "early-503":
+            await self._send(writer, path, _status(503, "SlowDown"))
+        elif kind == "early-200":
+            await self._send(writer, path, Message("HTTP/1.1 200 OK", {"Content-Length": "0"}))
+        # and read no further: the sender's buffers fill, or it waits for an answer
+        await asyncio.sleep(3600)
+        return False
 
     async def _ask(self, request: Message, target: str) -> Message:
         """Pass it on to the server, over a connection of its own."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .. import errors as errors
     from .api import Api as Api
     from .artifact import Artifact as Artifact
+    from .background import PendingArtifact as PendingArtifact
     from .collect import GarbageReport as GarbageReport
     from .entry import ArtifactEntry as ArtifactEntry
     from .manifest import ArtifactManifest as ArtifactManifest
@@ -37,6 +38,7 @@ _HOMES = {
     "ArtifactManifest": ".manifest",
     "GarbageReport": ".collect",
     "NewFile": ".newfile",
+    "PendingArtifact": ".background",
     "Run": ".run",
     "Verification": ".materialise",
     "current_run": ".run",
@@ -54,6 +56,7 @@ __all__ = [
     "ArtifactManifest",
     "GarbageReport",
     "NewFile",
+    "PendingArtifact",
     "Run",
     "Verification",
     "current_run",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
 
 from .. import config, names
 from ..engine.scan import Symlinks
@@ -20,6 +23,9 @@ from .materialise import Verification
 from .newfile import NewFile
 from .progress import ProgressCallback
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..stores.protocol import Store
 
 Policy = Literal["mutable", "immutable"]
 
@@ -51,7 +57,9 @@ class Artifact:
         self._tags: list[str] = []
         self._info: VersionInfo | None = None
         self._workspace: Workspace | None = None
-        self._manifest_reader: ManifestReader | None = None
+        self._manifest_reader: tuple[Store, ManifestReader] | None = None
+        self._loggings = 0  # calls that are about to make it a version
+        self._logging = anyio.Lock()
 
     @classmethod
     def _logged(cls, info: VersionInfo, workspace: Workspace) -> Artifact:
@@ -237,7 +245,7 @@ class Artifact:
         """
         self._raise_if_logged("new_file")
         names.check_entry_path(name)
-        return NewFile(self._contents, name, mode, encoding, overwrite, self._settings())
+        return NewFile(self, name, mode, encoding, overwrite)
 
     def add_reference(
         self,
@@ -383,9 +391,23 @@ class Artifact:
     def _workspace_or_raise(self) -> Workspace:
         self._version_info("content")
         assert self._workspace is not None
-        return self._workspace
+        return self._workspace.here()
+
+    @asynccontextmanager
+    async def _being_logged(self) -> AsyncIterator[None]:
+        """Nothing can be added meanwhile, since it might be seen or not; and nobody else logs it."""
+        self._loggings += 1
+        try:
+            async with self._logging:
+                yield
+        finally:
+            self._loggings -= 1
 
     def _raise_if_logged(self, operation: str) -> None:
+        if self._loggings:
+            raise ArtifactFinalizedError(
+                f"{self.name} is being logged and cannot change: {operation} what belongs to it before log_artifact"
+            )
         if self._info is not None:
             raise ArtifactFinalizedError(
                 f"{self.name} is logged and cannot change: {operation} works on a draft; make one with new_draft()"
@@ -399,11 +421,12 @@ class Artifact:
 
     async def _reader(self) -> ManifestReader:
         info = self._version_info("manifest")
-        if self._manifest_reader is None:
-            workspace = self._workspace_or_raise()
-            store = await workspace.store()
-            self._manifest_reader = ManifestReader(store, info.manifest, workspace.threads)
-        return self._manifest_reader
+        workspace = self._workspace_or_raise()
+        store = await workspace.store()
+        if self._manifest_reader is None or self._manifest_reader[0] is not store:
+            reader = ManifestReader(store, info.manifest, workspace.threads)
+            self._manifest_reader = store, reader
+        return self._manifest_reader[1]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Artifact):

@@ -15,7 +15,7 @@ from ..engine.fetch import damaged
 from ..engine.scan import file_digest
 from ..engine.tally import Tally
 from ..engine.target import Target
-from ..errors import NotFound
+from ..errors import Invalid, NotFound
 from ..model import Content, Entry
 from ..threads import check_cancelled
 from .progress import ProgressCallback, reporting
@@ -100,9 +100,14 @@ async def download_entries(
             files = [entry for entry in entries if entry.reference is None]
             await downloader.run(_once(files))
             references = [entry for entry in entries if entry.reference is not None]
-            await _fetch_references(references, target, artifact, allow_file_references)
+            skipped = await _fetch_references(references, target, artifact, allow_file_references)
         finally:
             target.close()
+    for entry in skipped:
+        uri = entry.reference.uri if entry.reference else ""
+        raise Invalid(
+            f"{entry.path} is only recorded: asyncart does not open {uri}; get it from there"
+        )
 
 
 async def _downloader(
@@ -140,13 +145,14 @@ async def _chosen(
 
 async def _fetch_references(
     entries: Sequence[Entry], target: Target, artifact: Artifact, allow_file_references: bool
-) -> None:
+) -> list[Entry]:
+    """Fetch what references point to; those that are only recorded are returned (and logged)."""
     if not entries:
-        return
+        return []
     from ..references import fetch_all
 
     workspace = artifact._workspace_or_raise()
-    await fetch_all(
+    return await fetch_all(
         entries,
         target,
         allow_file_references=allow_file_references or workspace.is_own_catalog,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiofiles
 
-from ..config import Settings
 from ..engine.tasks import Threads
 from ..errors import Invalid
-from .drafting import Contents
+
+if TYPE_CHECKING:
+    from .artifact import Artifact
 
 
 class NewFile:
@@ -21,26 +22,25 @@ class NewFile:
 
     def __init__(
         self,
-        contents: Contents,
+        artifact: Artifact,
         name: str,
         mode: str,
         encoding: str | None,
         overwrite: bool,
-        settings: Settings,
     ) -> None:
         if mode not in ("w", "wb"):
             raise Invalid(f"{name}: mode {mode!r} must be 'w' (text) or 'wb' (bytes)")
-        self._contents = contents
+        self._artifact = artifact
         self._name = name
         self._mode = mode
         self._encoding = (encoding or "utf-8") if mode == "w" else encoding
         self._overwrite = overwrite
-        self._settings = settings
         self._local = ""
         self._file: Any = None
 
     async def __aenter__(self) -> Any:
-        self._local = await Threads().run(self._contents.new_file_path, self._settings)
+        contents, settings = self._artifact._contents, self._artifact._settings()
+        self._local = await Threads().run(contents.new_file_path, settings)
         self._file = await aiofiles.open(self._local, self._mode, encoding=self._encoding)  # type: ignore[call-overload]
         return self._file
 
@@ -53,7 +53,8 @@ class NewFile:
         try:
             await self._file.close()
             if error is None:
-                self._contents.add_file(
+                self._artifact._raise_if_logged("new_file")
+                self._artifact._contents.add_file(
                     self._local, self._name, is_immutable=True, overwrite=self._overwrite
                 )
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import string
@@ -9,8 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Generator, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
+
+import anyio
 
 from .. import config, names
 from ..catalog.protocol import CollectionName
@@ -18,6 +22,7 @@ from ..engine.tasks import task_group
 from ..errors import Invalid
 from ..model import RunInfo, RunState, VersionInfo
 from .artifact import Artifact
+from .background import Background, PendingArtifact
 from .commit import Header, commit
 from .progress import ProgressCallback
 from .workspace import Workspace
@@ -25,6 +30,9 @@ from .workspace import Workspace
 ALPHABET = string.ascii_lowercase + string.digits
 LATEST = "latest"
 DEFAULT_TYPE = "unspecified"
+END_S = 5.0  # to say that a run has failed, when its end was cancelled
+
+logger = logging.getLogger("asyncart.run")
 
 _current: list[Run] = []
 _current_lock = threading.Lock()
@@ -33,12 +41,15 @@ _current_lock = threading.Lock()
 class Run:
     """A step of a pipeline. `init` makes one; use it as a context manager, or call `finish`.
 
-    Several runs may be open in one process, and one run may be used by many tasks at once.
+    Several runs may be open in one process, and one run may be used by many tasks at once. A forked
+    child may go on using its parent's run; only the process that began it finishes it.
     """
 
     def __init__(self, info: RunInfo, workspace: Workspace) -> None:
         self._info = info
-        self._workspace = workspace
+        self._begun_in = workspace
+        self._pid = os.getpid()
+        self._background = Background()
         self._is_finished = False
 
     @property
@@ -90,9 +101,33 @@ class Run:
         disappeared, Conflict for files that change while they are read, Unavailable for a full disk.
         After an error nothing is visible, and logging again sends only what is not stored yet.
         """
+        self._raise_if_finished()
         artifact = _as_artifact(self, artifact_or_path, name, type)
         await self._log(artifact, aliases, tags, progress, is_output=True)
         return artifact
+
+    async def log_artifact_in_background(
+        self,
+        artifact_or_path: Artifact | str | os.PathLike[str],
+        name: str | None = None,
+        type: str | None = None,
+        aliases: Iterable[str] | None = None,
+        tags: Iterable[str] | None = None,
+        *,
+        progress: ProgressCallback | None = None,
+    ) -> PendingArtifact:
+        """`log_artifact` without waiting for it: arguments are checked now, the rest goes on by itself.
+
+        `await pending.wait()` gives the artifact or raises the error. What nobody waits for, `finish`
+        waits for, and raises its error; a run that failed cancels it. Leave the files alone until then:
+        they are read meanwhile.
+        """
+        self._raise_if_finished()
+        artifact = _as_artifact(self, artifact_or_path, name, type)
+        _raise_if_logged(artifact)
+        aliases, tags = _checked_aliases(aliases), _checked_tags(tags)
+        log = partial(self._log, artifact, aliases, tags, progress, is_output=True)
+        return self._background.start(artifact, log)
 
     async def use_artifact(
         self,
@@ -107,17 +142,18 @@ class Run:
         A name is `[entity/][project/]name[:alias|:vN]`; without a selector it means `:latest`. A draft is
         logged first, unless its content is there already. Raises NotFound, or Invalid if it is not of `type`.
         """
+        self._raise_if_finished()
         if isinstance(artifact_or_name, Artifact):
             artifact = artifact_or_name
-            if artifact.is_draft:
-                await self._log(artifact, aliases, None, progress, is_output=False)
         else:
             artifact = await find_artifact(
                 self._workspace, artifact_or_name, self.entity, self.project
             )
         if type is not None and artifact.type != type:
             raise Invalid(f"{artifact.name} is of type {artifact.type!r}, not {type!r}")
-        catalog = await self._open_workspace().catalog()
+        if artifact.is_draft:
+            await self._log(artifact, aliases, None, progress, is_output=False)
+        catalog = await self._workspace.catalog()
         await catalog.record_use(self.id, artifact.id)
         return artifact
 
@@ -130,18 +166,41 @@ class Run:
         return self._artifacts(await (await self._workspace.catalog()).run_inputs(self.id))
 
     async def finish(self, exit_code: int = 0) -> None:
-        """End the run: `exit_code` 0 is success. Again is fine."""
+        """End the run: `exit_code` 0 is success. Again is fine.
+
+        Waits for what is logged in the background (or cancels it, if the run failed), and raises the
+        error of what nobody waited for; the run has failed then.
+        """
+        error = await self._finish(exit_code)
+        if error is not None:
+            raise error
+
+    async def _finish(self, exit_code: int) -> Exception | None:
+        """Returns what failed in the background without anybody's notice."""
         if self._is_finished:
-            return
+            return None
         self._is_finished = True
         with _current_lock:
             if self in _current:
                 _current.remove(self)
-        state = RunState.FAILED if exit_code else RunState.FINISHED
         try:
-            await (await self._workspace.catalog()).finish_run(self.id, state)
+            error = await self._background.finish(cancel=exit_code != 0)
+        except BaseException:
+            with anyio.move_on_after(END_S, shield=True):
+                await self._end(RunState.FAILED)
+            raise
+        await self._end(RunState.FAILED if exit_code or error else RunState.FINISHED)
+        return error
+
+    async def _end(self, state: RunState) -> None:
+        if self._pid != os.getpid():
+            return
+        workspace = self._workspace
+        try:
+            await (await workspace.catalog()).finish_run(self.id, state)
         finally:
-            await self._workspace.release()
+            if workspace is self._begun_in:
+                await workspace.release()
 
     async def __aenter__(self) -> Run:
         return self
@@ -152,7 +211,11 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.finish(0 if kind is None else 1)
+        if error is None:
+            await self.finish()
+        elif (unnoticed := await self._finish(1)) is not None:
+            # It must not take the place of the error that ended the run.
+            logger.error("run %s: %s", self.id, unnoticed, exc_info=unnoticed)
 
     async def _log(
         self,
@@ -163,30 +226,33 @@ class Run:
         *,
         is_output: bool,
     ) -> None:
-        workspace = self._open_workspace()
-        wanted = {names.check_alias(alias): None for alias in _listed(aliases, "aliases")}
-        header = Header(
-            draft_id=artifact._draft_id if artifact.is_draft else secrets.token_hex(16),
-            collection=CollectionName(self.entity, self.project, artifact.collection),
-            type=artifact.type,
-            description=artifact.description,
-            metadata=names.normalise_metadata(artifact.metadata),
-            aliases=tuple(alias for alias in wanted if alias != LATEST),
-            tags=tuple({names.check_tag(tag): None for tag in _listed(tags, "tags")}),
-            run_id=self.id if is_output else None,
-        )
-        if not artifact.is_draft:
-            raise Invalid(
-                f"{artifact.name} is logged already; make a draft with new_draft(), or set its aliases and save()"
+        aliases, tags = _checked_aliases(aliases), _checked_tags(tags)
+        workspace = self._workspace
+        async with artifact._being_logged():
+            if not artifact.is_draft and not is_output:
+                return  # somebody else has just logged it, and to use it is all that is wanted
+            _raise_if_logged(artifact)
+            header = Header(
+                draft_id=artifact._draft_id,
+                collection=CollectionName(self.entity, self.project, artifact.collection),
+                type=artifact.type,
+                description=artifact.description,
+                metadata=names.normalise_metadata(artifact.metadata),
+                aliases=aliases,
+                tags=tags,
+                run_id=self.id if is_output else None,
             )
-        committed = await commit(workspace, artifact._contents, header, progress)
-        artifact._become(committed.version, workspace)
+            committed = await commit(workspace, artifact._contents, header, progress)
+            artifact._become(committed.version, workspace)
         await workspace.threads.run(artifact._contents.discard_files)
 
-    def _open_workspace(self) -> Workspace:
+    @property
+    def _workspace(self) -> Workspace:
+        return self._begun_in.here()
+
+    def _raise_if_finished(self) -> None:
         if self._is_finished:
             raise Invalid(f"run {self.id} is finished; init() begins another one")
-        return self._workspace
 
     def _artifacts(self, infos: Iterable[VersionInfo]) -> list[Artifact]:
         return [Artifact._logged(info, self._workspace) for info in infos]
@@ -299,7 +365,7 @@ async def finish_all() -> None:
     They failed if an uncaught error ended the program.
     """
     with _current_lock:
-        left = [run for run in _current if Workspace.of(run._workspace.settings) is run._workspace]
+        left = [run for run in _current if run._workspace is run._begun_in]
     async with task_group() as tasks:
         for run in left:
             tasks.start_soon(run.finish, 1 if hasattr(sys, "last_type") else 0)
@@ -360,6 +426,22 @@ def _as_artifact(
     else:
         artifact.add_file(path)
     return artifact
+
+
+def _raise_if_logged(artifact: Artifact) -> None:
+    if not artifact.is_draft:
+        raise Invalid(
+            f"{artifact.name} is logged already; make a draft with new_draft(), or set its aliases and save()"
+        )
+
+
+def _checked_aliases(aliases: Iterable[str] | None) -> tuple[str, ...]:
+    wanted = {names.check_alias(alias): None for alias in _listed(aliases, "aliases")}
+    return tuple(alias for alias in wanted if alias != LATEST)
+
+
+def _checked_tags(tags: Iterable[str] | None) -> tuple[str, ...]:
+    return tuple({names.check_tag(tag): None for tag in _listed(tags, "tags")})
 
 
 def _listed(values: Iterable[str] | None, what: str) -> list[str]:

@@ -53,6 +53,10 @@ class Workspace:
             by_settings[settings] = cls(settings)
         return by_settings[settings]
 
+    def here(self) -> Workspace:
+        """The same for the running loop: in a forked child, or another loop, that is another workspace."""
+        return Workspace.of(self.settings)
+
     @property
     def is_own_catalog(self) -> bool:
         """Whether what it says was logged by this user, here: its `file://` references are their own words."""
@@ -129,7 +133,9 @@ async def _check_store(catalog: Catalog, settings: Settings) -> None:
     if known is None:
         await catalog.set_fact("store", wanted)
     elif known != wanted:
-        raise Invalid(f"the objects of catalog {settings.catalog_url} are in {known}, not in {wanted}; set ASYNCART_OBJECTS to it, or ASYNCART_HOME to another folder")
+        raise Invalid(
+            f"the objects of catalog {settings.catalog_url} are in {known}, not in {wanted}; set ASYNCART_OBJECTS to it, or ASYNCART_HOME to another folder"
+        )
 
 
 def _prepare_home(settings: Settings) -> None:

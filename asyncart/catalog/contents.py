@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, and_, insert, select, update
@@ -54,17 +55,18 @@ def stored_contents(
     conn: Connection, session_id: str, digests: Sequence[bytes]
 ) -> dict[bytes, Content]:
     session = live(conn, session_id)
-    found = list(bulk.find(conn, contents, session.entity_id, digests))
-    whole = [row for row in found if not row.has_recipe]
-    names = _offered(conn, {row.object for row in whole})
-    stored = {}
-    for position, object_, offset, length, _ in whole:
-        if name := names.get(object_):
-            digest = digests[position]
-            stored[digest] = Content(digest, length, (Extent(name, offset, length),))
-    with_recipe = [(digests[row.position], row.length) for row in found if row.has_recipe]
-    if with_recipe:
-        stored |= _by_recipe(conn, session, dict(with_recipe))
+    stored: dict[bytes, Content] = {}
+    for asked, found in bulk.find(conn, contents, session.entity_id, digests):
+        names = _offered(conn, {row[1] for row in found})
+        recipes: dict[bytes, int] = {}
+        for index, object_, offset, size, has_recipe in found:
+            digest = asked[index]
+            if has_recipe:
+                recipes[digest] = size
+            elif name := names.get(object_):
+                stored[digest] = Content(digest, size, (Extent(name, offset, size),))
+        if recipes:
+            stored |= _by_recipe(conn, session, recipes)
     return stored
 
 
@@ -72,13 +74,13 @@ def stored_chunks(
     conn: Connection, session_id: str, digests: Sequence[bytes]
 ) -> dict[bytes, Extent]:
     session = live(conn, session_id)
-    found = list(bulk.find(conn, chunks, session.entity_id, digests))
-    names = _offered(conn, {row.object for row in found})
-    return {
-        digests[position]: Extent(name, offset, length)
-        for position, object_, offset, length, _ in found
-        if (name := names.get(object_))
-    }
+    stored: dict[bytes, Extent] = {}
+    for asked, found in bulk.find(conn, chunks, session.entity_id, digests):
+        names = _offered(conn, {row[1] for row in found})
+        for index, object_, offset, length, _ in found:
+            if name := names.get(object_):
+                stored[asked[index]] = Extent(name, offset, length)
+    return stored
 
 
 def add_stored(
@@ -92,55 +94,68 @@ def add_stored(
     named = {extent.object_id for content in contents_ for extent in content.extents}
     named.update(object_.object_id for object_ in stored)
     numbers = _numbers(conn, session, named)
+    listed = _place_contents(conn, session, contents_, numbers)
+    listed_chunks = _place_chunks(conn, session, stored, numbers)
+    rows = [
+        {
+            "object": number,
+            "contents": b"".join(listed.get(number, ())),
+            "chunks": b"".join(listed_chunks.get(number, ())),
+        }
+        for number in sorted(listed.keys() | listed_chunks.keys())
+    ]
+    if rows:
+        conn.execute(insert(listings), rows)
 
-    listed_contents: defaultdict[int, list[bytes]] = defaultdict(list)
-    listed_chunks: dict[int, list[bytes]] = {}
 
-    placed, recipes = [], []
+def _place_contents(
+    conn: Connection,
+    session: Session,
+    contents_: Sequence[Content],
+    numbers: dict[str, int],
+) -> dict[int, list[bytes]]:
+    """Write the index rows; the digests by the objects that they lie in."""
+    listed: defaultdict[int, list[bytes]] = defaultdict(list)
+    places: dict[bytes, bulk.Place] = {}
+    recipes: dict[bytes, dict[str, Any]] = {}
     for content in contents_:
-        extents = content.extents
+        digest, size, extents = content.digest, content.size, content.extents
         if not extents:
             continue  # an empty file: nothing is stored, so nothing can be found
         first = numbers[extents[0].object_id]
         if len(extents) == 1 and not content.chunks:
-            placed.append(bulk.Placed(content.digest, first, extents[0].offset, content.size))
-            listed_contents[first].append(content.digest)
+            places[digest] = (first, extents[0].offset, size)
+            listed[first].append(digest)
             continue
-        recipes.append(
-            {
-                "entity_id": session.entity_id,
-                "digest": content.digest,
-                "object": first,
-                "offset": 0,
-                "size": content.size,
-                "recipe": _encode_recipe(Recipe(extents, content.chunks)),
-            }
-        )
+        recipes[digest] = {
+            "entity_id": session.entity_id,
+            "digest": digest,
+            "object": first,
+            "offset": 0,
+            "size": size,
+            "recipe": _encode_recipe(Recipe(extents, content.chunks)),
+        }
         for object_id in {extent.object_id for extent in extents}:
-            listed_contents[numbers[object_id]].append(content.digest)
-    bulk.place(conn, contents, session.entity_id, placed)
-    bulk.upsert(conn, contents, recipes)
+            listed[numbers[object_id]].append(digest)
+    bulk.place(conn, contents, session.entity_id, places)
+    bulk.upsert(conn, contents, list(recipes.values()))
+    return listed
 
-    placed = []
+
+def _place_chunks(
+    conn: Connection, session: Session, stored: Sequence[StoredObject], numbers: dict[str, int]
+) -> dict[int, list[bytes]]:
+    """The same for the chunks of large files."""
+    listed: dict[int, list[bytes]] = {}
+    places: dict[bytes, bulk.Place] = {}
     for object_ in stored:
         number = numbers[object_.object_id]
-        placed += [
-            bulk.Placed(chunk.digest, number, offset, chunk.length)
-            for chunk, offset in object_.chunks
-        ]
-        listed_chunks[number] = [chunk.digest for chunk, _ in object_.chunks]
-    bulk.place(conn, chunks, session.entity_id, placed)
-
-    rows = [
-        {
-            "object": number,
-            "contents": b"".join(listed_contents.get(number, ())),
-            "chunks": b"".join(listed_chunks.get(number, ())),
-        }
-        for number in sorted(listed_contents.keys() | listed_chunks.keys())
-    ]
-    if rows:
-        conn.execute(insert(listings), rows)
+        for chunk, offset in object_.chunks:
+            places[chunk.digest] = (number, offset, chunk.length)
+        if object_.chunks:
+            listed[number] = [chunk.digest for chunk, _ in object_.chunks]
+    bulk.place(conn, chunks, session.entity_id, places)
+    return listed
 
 
 def mark_damaged(conn: Connection, object_ids: Sequence[str]) -> None:

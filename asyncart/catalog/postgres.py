@@ -126,6 +126,8 @@ class PostgresDatabase:
             raise Denied(f"{self.name}: the database refuses us: {why}") from error
         if state == "3D000":
             raise Invalid(f"{self.name}: there is no such database; create it first") from error
+        if state.startswith("22"):
+            raise Invalid(f"text or number that PostgreSQL cannot store: {why}") from error
         if _is_passing(error) or state.startswith(_DOWN):
             raise Unavailable(
                 f"{self.name}: the database does not answer ({why}); is it up? Repeat later"

@@ -98,14 +98,17 @@ class Catalog(Protocol):
     async def begin_session(self, entity: str) -> str:
         """A new session id. Stored content is shared within one entity, never across entities."""
 
-    async def renew_session(self, session_id: str) -> None: ...
+    async def renew_session(self, session_id: str) -> None:
+        """Conflict if the session is over, as with every verb that takes one: then log again."""
+
     async def end_session(self, session_id: str) -> None:
-        """Give up the lease and its pins. Objects it stored stay until the collector finds them unused."""
+        """Give up the lease. Objects that it stored and uploads that it left stay until the lease would
+        have run out, for the next attempt; then the collector takes what no version uses."""
 
     async def stored_contents(
         self, session_id: str, digests: Sequence[bytes]
     ) -> dict[bytes, Content]:
-        """Those digests that are stored in undamaged objects; pins the objects for the session."""
+        """Those digests that are stored in undamaged objects, which stay while the session lives."""
 
     async def stored_chunks(self, session_id: str, digests: Sequence[bytes]) -> dict[bytes, Extent]:
         """The same for chunks of large files."""
@@ -113,11 +116,17 @@ class Catalog(Protocol):
     async def register_upload(
         self, session_id: str, object_id: str, token: str = "", resume_key: str = ""
     ) -> None:
-        """Must precede the first byte. `resume_key` says which source it is made of."""
+        """Must precede the first byte. `resume_key` says which source it is made of.
+
+        Again under the same session: sets token and resume key. Conflict if the object is another's.
+        """
 
     async def note_parts(self, object_id: str, parts: Sequence[UploadPart]) -> None: ...
     async def adopt_upload(self, session_id: str, resume_key: str) -> PendingUpload | None:
-        """The unfinished upload of that source whose session is over, now under this session."""
+        """The unfinished upload of that source whose session is over, now under this session.
+
+        Over: ended, expired, or its process on this machine is gone. Only uploads with a token.
+        """
 
     async def forget_upload(self, object_id: str) -> None:
         """It was aborted in the store."""
@@ -125,7 +134,11 @@ class Catalog(Protocol):
     async def add_stored(
         self, session_id: str, objects: Sequence[StoredObject], contents: Sequence[Content]
     ) -> None:
-        """These objects are durable, and these contents lie in them: from now on others may use both."""
+        """These objects are durable, and these contents lie in them: from now on others may use both.
+
+        Contents may also reach into objects that were stored before. Those without extents are ignored.
+        Conflict if an object was not registered, or was collected.
+        """
 
     async def mark_damaged(self, object_ids: Sequence[str]) -> None:
         """They gave wrong bytes: never offered by stored_* again; versions that use them say so."""
@@ -140,9 +153,10 @@ class Catalog(Protocol):
         Same draft id again: the same answer. Digest equals a live version's: that version, aliases and
         `latest` moved, lineage recorded; if it is damaged and the draft brings a manifest, that manifest
         replaces the damaged one, and every version that used the damaged objects keeps the new ones alive.
-        Otherwise the next number. Conflict if another type owns the collection, or an object of the draft
-        is not stored (collected meanwhile): log again. A draft without manifest whose digest is not there
-        (any more) is a Conflict too.
+        Otherwise the next number. Conflict if an object of the draft is not stored, is damaged or was
+        collected meanwhile: log again. A draft without manifest whose digest is not there (any more), or
+        is damaged, is a Conflict too. Invalid if another type owns the collection, or another entity the
+        session.
         """
 
     async def resolve(self, collection: CollectionName, selector: str) -> VersionInfo:
@@ -188,7 +202,9 @@ class Catalog(Protocol):
     async def collect(self, *, dry_run: bool = False) -> Collected:
         """Condemn what nothing reaches; name what was condemned before and is still unreachable.
 
-        Index rows of `deleted_object_ids` are gone when it returns: delete the bytes, then `forget_objects`.
+        Index rows of `deleted_object_ids` are gone when it returns. Those that are `aborted_uploads` too
+        are first aborted in the store and forgotten (`forget_upload`); then delete the bytes of all, then
+        `forget_objects`. Whatever is not forgotten is named again by the next pass.
         """
 
     async def forget_objects(self, object_ids: Sequence[str]) -> None:

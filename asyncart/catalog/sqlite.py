@@ -126,6 +126,8 @@ class SqliteDatabase:
             except (DBAPIError, sqlite3.Error) as error:
                 if not _is_busy(error):
                     self._raise(error)
+            except UnicodeEncodeError as error:
+                raise Invalid(f"text that is not Unicode cannot be stored: {error}") from error
             patience.pause()
 
     @contextmanager

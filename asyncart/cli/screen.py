@@ -104,7 +104,8 @@ def confirm(question: str, *, is_sure: bool) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Denied(f"{question} Nobody can be asked here: --yes says so")
-    click.confirm(question, abort=True, err=True)
+    if not click.confirm(question, err=True):
+        raise Denied("nothing was changed, because the answer was no")
 
 
 def say_styled(text: str, code: str) -> None:

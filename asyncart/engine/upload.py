@@ -366,7 +366,9 @@ class _Large:
         stored = await self._uploader._index.stored_chunks(asked)
         known = [claimed.get(digest) or stored.get(digest) for digest in block.digests]
         pointed = select_runs(list(zip(block.lengths, known, strict=True)), self._after_stored_run)
-        written = [d for d, is_pointed in zip(block.digests, pointed, strict=True) if not is_pointed]
+        written = [
+            d for d, is_pointed in zip(block.digests, pointed, strict=True) if not is_pointed
+        ]
         if written:
             await writer.begin(b"".join(written))
         spans = _Spans()

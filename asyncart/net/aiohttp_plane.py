@@ -4,6 +4,9 @@ What `stream_plane` does not do itself, it hands to this one; both pass the same
 come from the environment through `plane.proxy_for` rather than through aiohttp's `trust_env`, because that
 also sends passwords from `~/.netrc` as an `Authorization` header, which breaks signed requests.
 
+aiohttp repeats a request once by itself when the connection breaks before an answer came; `stream_plane`
+does so only for a connection that was kept.
+
 Upload bodies are copied in small pieces on their way into the transport: after a failure a transport may
 still be flushing, and by then the caller has reused the buffer.
 """
@@ -80,7 +83,7 @@ class AiohttpPlane:
         progress = _Progress(self.stall_s)
         with _translated(progress):
             async with progress, self._answer("GET", url, wanted, progress) as response:
-                head = _head(response)
+                head = progress.head = _head(response)
                 if not is_success(head.status):
                     raise status_error(head, await _error_body(response))
                 check_range_head(head, offset, len(buffer))
@@ -208,8 +211,13 @@ class _Progress:
     def __init__(self, stall_s: float) -> None:
         self.stall_s = stall_s
         self.received = 0
+        self.head: ResponseHead | None = None
         self._since = 0
         self._timeout = asyncio.timeout(None)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {} if self.head is None else self.head.headers
 
     def moved(self, nbytes: int) -> None:
         self._since += nbytes
@@ -247,7 +255,9 @@ def _translated(progress: _Progress) -> Iterator[None]:
         reason = (
             Reason.CONNECT if isinstance(error, aiohttp.ConnectionTimeoutError) else Reason.STALLED
         )
-        raise AttemptError(reason, detail, received=progress.received) from error
+        raise AttemptError(
+            reason, detail, headers=progress.headers, received=progress.received
+        ) from error
     except aiohttp.ClientConnectorCertificateError as error:
         raise AttemptError(Reason.TLS, str(error.certificate_error), is_transient=False) from error
     except aiohttp.ClientConnectorError as error:
@@ -256,7 +266,10 @@ def _translated(progress: _Progress) -> Iterator[None]:
         raise Invalid("the URL cannot be used") from error
     except (aiohttp.ClientError, OSError) as error:
         raise AttemptError(
-            Reason.RESET, type(error).__name__, received=progress.received
+            Reason.RESET,
+            type(error).__name__,
+            headers=progress.headers,
+            received=progress.received,
         ) from error
 
 

@@ -110,8 +110,12 @@ def range_header(offset: int, length: int) -> str:
 
 def check_url(url: str) -> str:
     """The URL without its query, for messages; raises Invalid unless it is absolute http(s)."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError as error:  # a port or an address that is none
+        raise Invalid(f"a URL that cannot be used: {error}") from None
+    if not is_usable:
         raise Invalid(f"{public_url(url)}: not an absolute http or https URL")
     return public_url(url)
 

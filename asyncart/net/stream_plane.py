@@ -305,10 +305,7 @@ def _target(url: str) -> Target | None:
     """Where the request goes, or None if it is one for the aiohttp plane."""
     check_url(url)
     parts = urlsplit(url)
-    try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError as error:
-        raise Invalid(f"{public_url(url)}: {error}") from error
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     host = parts.hostname
     assert host is not None  # check_url
     if "@" in parts.netloc or not url.isascii() or proxy_for(url) or not _has_add_reader():

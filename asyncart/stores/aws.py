@@ -254,6 +254,8 @@ class Access:
 
     async def _connected(self) -> _Client:
         state = self._loops.get()
+        if state.current is not None and state.current.region == self._region:
+            return state.current
         async with state.connecting:
             if state.current is None or state.current.region != self._region:
                 with _translated(self.url):

@@ -146,16 +146,17 @@ class S3Store:
             raise Invalid(
                 f"{self.name(key)}: {size_hint} bytes are more than S3 keeps in one object"
             )
+        options = {}
+        if self.checksum:
+            options = {"ChecksumAlgorithm": self.checksum, "ChecksumType": "FULL_OBJECT"}
         try:
-            checksum = {}
-            if self.checksum:
-                checksum = {"ChecksumAlgorithm": self.checksum, "ChecksumType": "FULL_OBJECT"}
-            answer = await self._call("create_multipart_upload", key, **checksum)
+            answer = await self._call("create_multipart_upload", key, **options)
         except BaseException:
             # The store may have begun it, and nobody knows its id: it is found again by its key.
-            with anyio.move_on_after(CLEANUP_S, shield=True), contextlib.suppress(AsyncartError):
-                await self._abort_all(key)
+            await self._abort_others(key, "")
             raise
+        if answer["ResponseMetadata"].get("RetryAttempts"):
+            await self._abort_others(key, answer["UploadId"])  # begun before, the answer got lost
         return S3Upload(self, key, Token(answer["UploadId"], self.checksum))
 
     async def resume_upload(self, key: str, token: str) -> S3Upload | None:
@@ -265,9 +266,12 @@ class S3Store:
         with contextlib.suppress(NotFound):
             await self._call("abort_multipart_upload", key, UploadId=upload_id)
 
-    async def _abort_all(self, key: str) -> None:
-        for upload in await self._uploads(key):
-            await self._abort(key, upload["UploadId"])
+    async def _abort_others(self, key: str, upload_id: str) -> None:
+        """Abort the key's uploads but this one, as far as the store is in a state to do so."""
+        with anyio.move_on_after(CLEANUP_S, shield=True), contextlib.suppress(AsyncartError):
+            for upload in await self._uploads(key):
+                if upload["UploadId"] != upload_id:
+                    await self._abort(key, upload["UploadId"])
 
     async def _newest_upload(self, key: str) -> Token | None:
         uploads = sorted(await self._uploads(key), key=lambda upload: upload["Initiated"])

@@ -424,6 +424,13 @@ async def test_every_object_of_a_version_is_stored(catalog, writer):
     assert (await writer.log("a")).version.number == 0
 
 
+async def test_text_that_is_not_unicode_is_refused(catalog, writer):
+    """A lone surrogate in a description; the version is not made, and the next one is v0."""
+    with pytest.raises(Invalid, match="cannot store|cannot be stored"):
+        await writer.log("a", description="x\ud800")
+    assert (await writer.log("b", description="\u00e9\U0001f600")).version.number == 0
+
+
 # asking
 
 
@@ -444,10 +451,7 @@ async def test_a_missing_alias_says_what_there_is(catalog, writer):
         await catalog.delete_version((await catalog.resolve(BIKES, f"v{number}")).id)
     with pytest.raises(NotFound) as caught:
         await catalog.resolve(BIKES, "v3")
-    assert (
-        str(caught.value)
-        == "bikes/bike-data:v3 was deleted; it has: latest, v0..v2, v4, v6..v7"
-    )
+    assert str(caught.value) == "bikes/bike-data:v3 was deleted; it has: latest, v0..v2, v4, v6..v7"
 
 
 async def test_a_missing_collection_says_what_there_is(catalog, writer):

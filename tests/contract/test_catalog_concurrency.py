@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
+import anyio.lowlevel
 import pytest
 from catalog_kinds import BIKES, Writer, catalog, catalog_url, digest, run, sweep
 
@@ -47,7 +49,7 @@ async def check(url: str, expected: dict[str, list[int]]) -> None:
     catalog = await open_catalog(url)
     versions = await catalog.list_versions(BIKES)
     assert [v.number for v in reversed(versions)] == list(range(len(versions)))
-    assert sorted(sum(expected.values(), [])) == list(range(len(versions)))
+    assert sorted(itertools.chain(*expected.values())) == list(range(len(versions)))
     by_number = {version.number: version for version in versions}
     for name, numbers in expected.items():
         digests = [digest(f"{name} {count}") for count in range(len(numbers))]
@@ -180,7 +182,7 @@ async def test_writers_deleters_and_the_collector_at_once(catalog):
     async def collect() -> None:
         while True:
             deleted.update(await sweep(catalog))
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(collect)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import anyio
+import anyio.lowlevel
 import pytest
 from catalog_kinds import BIKES, Writer
 from services import PostgresServer
@@ -49,7 +50,7 @@ async def test_migrations_lead_to_the_schema_of_a_new_catalog(postgres_url, post
     assert migrated == made
 
 
-NEXT_REVISION = '''
+NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
@@ -59,7 +60,7 @@ down_revision = "0001"
 
 def upgrade() -> None:
     op.add_column("facts", sa.Column("note", sa.Text()))
-'''
+"""
 
 
 async def test_an_older_database_waits_for_upgrade(postgres_url, tmp_path, monkeypatch):
@@ -79,7 +80,7 @@ async def test_an_older_database_waits_for_upgrade(postgres_url, tmp_path, monke
     assert await catalog.get_fact("k") == "v"
     await catalog.aclose()
     monkeypatch.undo()
-    with pytest.raises(Invalid, match="has schema 0002.*use a newer asyncart"):
+    with pytest.raises(Invalid, match=r"has schema 0002.*use a newer asyncart"):
         await open_catalog(postgres_url)
 
 
@@ -130,7 +131,7 @@ async def test_a_cancelled_verb_leaves_no_connection_and_no_lock(postgres_url, s
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(catalog.commit_version, writer.session_id, draft)
         for _ in range(steps):
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
     assert catalog.database._engine().pool.checkedout() == 0
     with anyio.fail_after(10):

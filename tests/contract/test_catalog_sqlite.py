@@ -84,12 +84,16 @@ async def test_a_damaged_database_is_named(path):
     await catalog.aclose()
     whole = path.read_bytes()
     path.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
-    with pytest.raises(Corrupt, match=f"{path}: the catalog is damaged"):
+
+    async def read() -> None:
         catalog = await open_catalog(str(path))
         try:
             await catalog.resolve(BIKES, "latest")
         finally:
             await catalog.aclose()
+
+    with pytest.raises(Corrupt, match=f"{path}: the catalog is damaged"):
+        await read()
 
 
 async def test_somebody_elses_database_is_left_alone(path):
@@ -130,7 +134,7 @@ async def test_a_catalog_that_was_deleted_while_open_is_missed(path):
     """What is written is never lost in a file without a name."""
     catalog = await open_catalog(str(path))
     path.unlink()
-    with pytest.raises(Unavailable, match="moved or deleted|is gone"):
+    with pytest.raises(Unavailable, match=r"moved or deleted|is gone"):
         await catalog.set_fact("k", "v")
     assert not path.exists()
     await catalog.aclose()
@@ -160,7 +164,10 @@ def layout(path: Path) -> dict[str, list[str]]:
     engine = create_engine(f"sqlite:///{path}")
     with engine.connect() as conn:
         rows = conn.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
-        sql = {name: sorted("".join(each.split()).strip(",") for each in s.splitlines()) for name, s in rows}
+        sql = {
+            name: sorted("".join(each.split()).strip(",") for each in s.splitlines())
+            for name, s in rows
+        }
         names = inspect(conn).get_table_names()
     engine.dispose()
     assert "versions" in names
@@ -180,7 +187,7 @@ async def test_migrations_lead_to_the_schema_of_a_new_catalog(tmp_path):
     await catalog.aclose()
 
 
-NEXT_REVISION = '''
+NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
@@ -191,7 +198,7 @@ down_revision = "0001"
 def upgrade() -> None:
     with op.batch_alter_table("facts") as table:
         table.add_column(sa.Column("note", sa.Text()))
-'''
+"""
 
 
 async def test_an_older_file_is_upgraded_when_it_is_opened(path, tmp_path, monkeypatch):
@@ -213,7 +220,7 @@ async def test_an_older_file_is_upgraded_when_it_is_opened(path, tmp_path, monke
         await catalog.aclose()
         await upgrade(str(path))
     monkeypatch.undo()
-    with pytest.raises(Invalid, match="has schema 0002.*use a newer asyncart"):
+    with pytest.raises(Invalid, match=r"has schema 0002.*use a newer asyncart"):
         await open_catalog(str(path))
 
 
@@ -385,8 +392,7 @@ def test_a_kill_at_any_time_leaves_a_whole_catalog(path):
             anyio.run(_log_for_ever, str(path), write_end)
         os.close(write_end)
         with os.fdopen(read_end) as lines:
-            for _ in range(1 + round_ % 3):
-                reported.append(int(lines.readline()))
+            reported += [int(lines.readline()) for _ in range(1 + round_ % 3)]
             time.sleep(0.0007 * round_)  # another place in the transaction each time
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -483,9 +489,13 @@ async def test_a_full_disk_is_an_error_and_the_catalog_stays_whole(small_disk):
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (300 << 10))
     texts = [f"text {number}" for number in range(8000)]
-    with pytest.raises(Unavailable, match="the disk is full, nothing of this was written"):
-        for start in range(0, 100):
+
+    async def fill() -> None:
+        for start in range(100):
             await writer.store(*[f"{start} {text}" for text in texts])
+
+    with pytest.raises(Unavailable, match="the disk is full, nothing of this was written"):
+        await fill()
     assert (await catalog.resolve(BIKES, "latest")).number == 0
     filler.unlink()
     pack = await writer.store(*texts[:100])

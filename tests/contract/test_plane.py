@@ -101,6 +101,11 @@ class Rig:
         self.signed.append(why)
         return Signed(self.url, {"X-Test": "1"})
 
+    def inject(self, kind: str) -> None:
+        """A fault for one attempt; aiohttp makes two of one where the answer did not begin."""
+        unseen = kind in ("refuse", "reset-before-head", "reset-in-upload")
+        self.proxy.inject(kind, 2 if unseen and isinstance(self.plane, AiohttpPlane) else 1)
+
     def transfer(self, patience_s: float = 5.0) -> Transfer:
         return Transfer(self.plane, patience_s=patience_s)
 
@@ -108,6 +113,12 @@ class Rig:
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _uvloop_is_warm() -> None:
+    """Its first loop opens files that stay."""
+    uvloop.run(asyncio.sleep(0))
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +275,7 @@ GET_FAULTS: dict[str, tuple[Reason, float | None]] = {
 async def test_a_failed_attempt_says_why_and_what_is_good(rig: Rig, kind: str) -> None:
     """`received` bytes of the buffer are right; the next attempt on a new connection succeeds."""
     reason, share = GET_FAULTS[kind]
-    rig.proxy.inject(kind)
+    rig.inject(kind)
     length = SIZE // 2
     buffer = Guarded(length)
     with pytest.raises(AttemptError) as caught:
@@ -318,19 +329,20 @@ PUT_FAULTS = {
 @pytest.mark.parametrize("kind", PUT_FAULTS)
 async def test_a_failed_put_says_why_and_can_be_repeated(rig: Rig, kind: str) -> None:
     """And nothing of the failed attempt reaches the server once the buffer is reused."""
-    rig.proxy.inject(kind)
-    body = bytearray(os.urandom(12_000_000 if "upload" in kind or "early" in kind else SIZE))
+    rig.inject(kind)
+    # where the answer precedes the body, that must not fit into the sockets' buffers
+    body = bytearray(30_000_000 if "early" in kind or kind == "stall-in-upload" else SIZE)
     with pytest.raises(AttemptError) as caught:
         await rig.plane.put(f"{rig.proxy.url}/new?{SECRET}", {}, [memoryview(body)])
     assert caught.value.reason in PUT_FAULTS[kind]
     assert SECRET not in str(caught.value)
     if kind == "early-503" and caught.value.reason is Reason.STATUS:
         assert caught.value.status == 503
-    body[:] = bytes(len(body))
+    body[:SIZE] = CONTENT
     if kind != "error-200":  # that one was stored before the answer was spoilt
         assert "/new" not in rig.origin.objects
-    await rig.plane.put(f"{rig.proxy.url}/new", {}, [memoryview(body)])
-    assert rig.origin.objects["/new"] == body
+    await rig.plane.put(f"{rig.proxy.url}/new", {}, [memoryview(body)[:SIZE]])
+    assert rig.origin.objects["/new"] == CONTENT
 
 
 async def test_nobody_listens(rig: Rig) -> None:
@@ -447,8 +459,13 @@ async def test_the_environment_s_proxy_is_used(rig: Rig, monkeypatch: pytest.Mon
     assert rig.proxy.requests["GET", "/o"] == 1
 
 
-@pytest.mark.parametrize("verb", ["get", "put"])
-@pytest.mark.parametrize("kind", ["", "stall", "stall-before-head", "stall-in-upload", "drip"])
+@pytest.mark.parametrize(
+    ("verb", "kind"),
+    [
+        *(("get", kind) for kind in ("", "stall", "stall-before-head", "drip", "black-hole")),
+        *(("put", kind) for kind in ("", "stall-before-head", "stall-in-upload", "black-hole")),
+    ],
+)
 async def test_cancelled_at_any_step_it_leaves_nothing(rig: Rig, verb: str, kind: str) -> None:
     """Cancel after every number of loop steps; the buffer is the caller's again at once."""
     body = bytearray(os.urandom(SIZE if kind else 2_000_000))
@@ -523,13 +540,12 @@ async def test_transient_faults_of_a_get_are_survived(rig: Rig, kind: str, times
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize(
     "kind",
-    [*TRANSIENT, "reset-in-upload", "stall-in-upload", "early-503", "early-200", "error-200"],
+    [*TRANSIENT, "reset-in-upload", "stall-in-upload", "early-503", "error-200"],
 )
 async def test_transient_faults_of_a_put_are_survived(rig: Rig, kind: str, times: int) -> None:
     """Once or three times: stored, whole."""
     rig.proxy.inject(kind, times)
-    # where the answer precedes the body, it must not fit into the sockets' buffers
-    body = os.urandom(12_000_000 if "early" in kind else SIZE)
+    body = os.urandom(SIZE)
     rig.url = f"{rig.proxy.url}/new?{SECRET}"
     await rig.transfer().put("s3://b/new", rig.sign, [memoryview(body)])
     assert rig.origin.objects["/new"] == body

@@ -434,6 +434,31 @@ async def test_wrong_answers_to_a_part(
             await upload.part(0, 0, views(b"abc"))
 
 
+async def test_an_upload_that_began_twice_is_left_once() -> None:
+    """The first answer got lost and the request was repeated: the unknown twin is aborted."""
+    uploads: list[str] = []
+
+    def reply(request: web.Request, body: bytes) -> web.Response:
+        if request.method == "POST":
+            uploads.append(f"id{len(uploads)}")
+            if len(uploads) == 1:
+                return xml(500, "InternalError")
+            text = f"<R><UploadId>{uploads[-1]}</UploadId></R>"
+        elif request.method == "DELETE":
+            uploads.remove(request.query["uploadId"])
+            return web.Response(status=204)
+        else:
+            since = "<Initiated>2026-01-01T00:00:00Z</Initiated>"
+            listed = (f"<Key>x/{KEY}</Key><UploadId>{each}</UploadId>{since}" for each in uploads)
+            text = f"<R>{''.join(f'<Upload>{each}</Upload>' for each in listed)}</R>"
+        return web.Response(text=text, content_type="application/xml")
+
+    async with odd_server(reply) as store:
+        upload = await store.begin_upload(KEY)
+    assert upload.token == "/id1"
+    assert uploads == ["id1"]
+
+
 async def test_a_bucket_in_another_region_is_followed() -> None:
     """S3 says where it is, with a redirect that has no target, or with a 400."""
     regions: list[str] = []

@@ -53,7 +53,9 @@ class CatalogMachine(RuleBasedStateMachine):
         self.ids: dict[tuple[CollectionName, int], str] = {}
         self.answered: list[tuple[Draft, int, bool]] = []
         for name in ("r1", "r2", "r3"):
-            self.call(self.catalog.create_run(RunInfo(name, "me", "p", name, None, RunState.RUNNING, 1.0)))
+            self.call(
+                self.catalog.create_run(RunInfo(name, "me", "p", name, None, RunState.RUNNING, 1.0))
+            )
 
     def call(self, coroutine: Any) -> Any:
         return self.runner.run(coroutine)

@@ -1,0 +1,65 @@
+"""Cancelling at any step leaves nothing behind, and the same operation then succeeds."""
+
+from __future__ import annotations
+
+import pytest
+from steps import By, Moment, cancelled_at
+from workplace import Place, check_hands_empty, read_tree, settle, small_tree, temps_below
+
+MODES = pytest.mark.parametrize(
+    ("by", "moment"),
+    [("scope", "waiting"), ("scope", "answered"), ("task", "waiting"), ("task", "answered")],
+)
+
+
+@MODES
+async def test_log_cancelled_at_any_step(place: Place, by: By, moment: Moment) -> None:
+    """No task, thread, memory, file, session or unknown object; the next attempt stores the content."""
+    async with place.init() as run:
+        await run.log_artifact(place.artifact({"x": b"warm"}, "warm"))
+        step, stored = 0, 0
+        while True:
+            tree = small_tree((by, moment, step))
+            artifact = place.artifact(tree)
+            outcome = await cancelled_at(step, by, moment, lambda: run.log_artifact(artifact))
+            await settle()
+            check_hands_empty(place)
+            place.check_store(unfinished=step)
+            if outcome == "not reached":
+                break
+            if artifact.is_draft:
+                await run.log_artifact(artifact)
+            assert artifact.version == f"v{stored}"
+            assert (await artifact.verify()).is_ok
+            stored += 1
+            step += 1
+        target = place.fresh("target")
+        await artifact.download(target)
+        assert read_tree(target) == tree
+        print("STEPS", step)
+    assert step > 30
+
+
+@MODES
+async def test_download_cancelled_at_any_step(place: Place, by: By, moment: Moment) -> None:
+    """No temporary file either; what got its final name is whole."""
+    async with place.init() as run:
+        tree = small_tree("download")
+        artifact = await run.log_artifact(place.artifact(tree))
+        step = 0
+        while True:
+            artifact = await run.use_artifact("data:v0")
+            target = place.fresh("target")
+            outcome = await cancelled_at(step, by, moment, lambda: artifact.download(target))
+            await settle()
+            check_hands_empty(place)
+            assert not temps_below(target)
+            found = read_tree(target)
+            assert found.items() <= tree.items()
+            if outcome == "not reached":
+                break
+            await artifact.download(target)
+            assert read_tree(target) == tree
+            step += 1
+        print("STEPS", step)
+    assert step > 10

@@ -1,0 +1,232 @@
+"""A place to go wrong in: a home, a store of some kind, and what must be true of both after any failure.
+
+Everything lies in memory where there is a /dev/shm. `scale_down` makes files "large" at 8 KiB, so that
+all paths of the engine (packs, blocks, chunks, parts, ranges) are walked with a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import os
+import random
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import anyio
+import pytest
+
+from asyncart import aio, config, stores
+from asyncart.aio.run import RunStart
+from asyncart.aio.workspace import Workspace
+from asyncart.catalog.tables import STORED, WRITING
+from asyncart.engine import chunking, manifest, objects, plan, upload
+from asyncart.model import object_key
+from asyncart.stores.local import disk_limiter
+from asyncart.stores.memory import MemoryStore
+from asyncart.stores.protocol import Store
+from asyncart.stores.wrappers import CountingStore, Fault, FaultyStore, Operation
+
+KIB = 1 << 10
+TEMP_MARKS = (".tmp", ".asyncart-tmp", ".asyncart-partial")
+Tree = Mapping[str, bytes]
+
+
+def scale_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's sizes, divided by 1024 (chunks: by 1024, too), so that little data takes every path."""
+    for name in ("PACK_FILE_BYTES", "PACK_BYTES", "BATCH_BYTES", "BLOCK_BYTES", "RANGE_BYTES"):
+        monkeypatch.setattr(plan, name, getattr(plan, name) // KIB)
+    monkeypatch.setattr(plan, "GAP_BYTES", plan.GAP_BYTES // KIB)
+    monkeypatch.setattr(plan, "BATCH_FILES", 4)
+    monkeypatch.setattr(objects, "MULTIPART_BYTES", objects.MULTIPART_BYTES // KIB)
+    for name in ("MIN_BYTES", "AVERAGE_BYTES", "MAX_BYTES"):
+        monkeypatch.setattr(chunking, name, getattr(chunking, name) // KIB)
+    shorter = functools.partial(
+        chunking.select_runs, min_run_bytes=chunking.MIN_RUN_BYTES // KIB
+    )
+    monkeypatch.setattr(upload, "select_runs", shorter)
+    monkeypatch.setattr(manifest, "BLOCK_ENTRIES", 4)
+
+
+def content(seed: object, size: int) -> bytes:
+    return random.Random(str(seed)).randbytes(size)
+
+
+def small_tree(seed: object) -> dict[str, bytes]:
+    """Every kind of file: empty, small, twice the same, and (scaled down) large ones of several blocks."""
+    return {
+        "a/empty": b"",
+        "a/one": content((seed, 1), 900),
+        "a/same": content((seed, 1), 900),
+        "a/two": content((seed, 2), 5 * KIB),
+        "b/three": content((seed, 3), 7 * KIB),
+        "large": content((seed, 4), 40 * KIB),
+    }
+
+
+def write_tree(folder: Path, tree: Tree) -> Path:
+    for path, data in tree.items():
+        local = folder / path
+        local.parent.mkdir(parents=True, exist_ok=True)
+        local.write_bytes(data)
+    return folder
+
+
+def age(folder: Path, seconds: float = 100) -> None:
+    """Make the files older than the racy rule's doubt. (The ctime stays: see `trusting`.)"""
+    for path in folder.rglob("*"):
+        st = path.stat()
+        os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns - int(seconds * 1e9)))
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+class Place:
+    """One home and one store. `wrap` puts a store between: it counts, and fails as `plan` says."""
+
+    def __init__(self, folder: Path, kind: str, url: str) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.home = folder / "home"
+        self.url = url
+        self.memory: MemoryStore | None = None
+        self.plan: Callable[[Operation], Fault | None] = lambda operation: None
+        self.store: CountingStore | None = None
+        self.faulty: FaultyStore | None = None
+        self._serial = 0
+
+    def init(self, project: str = "p", **more: str) -> RunStart:
+        return aio.init(project=project, home=self.home, store=self.url, **more)
+
+    def settings(self) -> config.Settings:
+        return config.load(home=str(self.home), objects=self.url, project="p")
+
+    def workspace(self) -> Workspace:
+        return Workspace.of(self.settings())
+
+    def fresh(self, name: str = "folder") -> Path:
+        """A folder that is not there yet."""
+        self._serial += 1
+        return self.folder / f"{name}{self._serial}"
+
+    def source(self, tree: Tree) -> Path:
+        return write_tree(self.fresh("source"), tree)
+
+    def artifact(self, tree: Tree | Path, name: str = "data") -> aio.Artifact:
+        artifact = aio.Artifact(name, "dataset")
+        artifact.add_dir(tree if isinstance(tree, Path) else self.source(tree))
+        return artifact
+
+    def inner(self, real: Store) -> Store:
+        self.faulty = FaultyStore(real, lambda operation: self.plan(operation))
+        self.store = CountingStore(self.faulty)
+        return self.store
+
+    # what lies where
+
+    def query(self, text: str) -> list[tuple[object, ...]]:
+        connection = sqlite3.connect(self.home / "catalog.sqlite", timeout=30)
+        try:
+            return connection.execute(text).fetchall()
+        finally:
+            connection.close()
+
+    def files(self) -> dict[str, Path]:
+        """Objects of a local store: key -> file."""
+        root = Path(self.url)
+        found = (path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): path for path in found}
+
+    def keys(self) -> set[str]:
+        if self.memory is not None:
+            return set(self.memory.objects)
+        return set(self.files())
+
+    def check_store(self, *, unfinished: int = 0) -> None:
+        """No bytes that the catalog does not know, no known bytes missing, nothing half-done.
+
+        `unfinished` objects may be recorded as being written: their outcome was cut off.
+        """
+        rows = self.query("SELECT object_id, state FROM objects")
+        known = {object_key(str(object_id)): state for object_id, state in rows}
+        keys = self.keys()
+        if self.kind == "local":
+            temps = [key for key in keys if key.rpartition("/")[2].startswith(".")]
+            assert not temps, temps
+        assert keys <= known.keys(), f"unknown to the catalog: {keys - known.keys()}"
+        stored = {key for key, state in known.items() if state == STORED}
+        assert stored <= keys, f"believed to be stored: {stored - keys}"
+        writing = [key for key, state in known.items() if state == WRITING]
+        assert len(writing) <= unfinished, writing
+        if self.memory is not None and not unfinished:
+            assert not self.memory.uploads
+        assert not self.query("SELECT 1 FROM sessions WHERE NOT is_over")
+
+
+def temps_below(folder: Path) -> list[str]:
+    """Names of ours that no user should find in a download folder."""
+    return [
+        path.name
+        for path in folder.rglob("*")
+        if path.name.endswith(TEMP_MARKS) and path.name.startswith(".")
+    ]
+
+
+def open_paths() -> list[str]:
+    """What this process has open."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            continue
+    return found
+
+
+async def settle() -> None:
+    """Let callbacks that are due run: what is finished by then was not left behind."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+def check_hands_empty(place: Place) -> None:
+    """No task, thread at work, leased memory, or open file of the user's is left in this process."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not others, others
+    workspace = place.workspace()
+    for limiter in (
+        workspace.threads._limiter,
+        disk_limiter(),
+        anyio.to_thread.current_default_thread_limiter(),
+    ):
+        assert limiter.borrowed_tokens == 0
+    if workspace.budget.used_bytes:
+        gc.collect()  # a lease in a reference cycle is given back when it is found
+    assert workspace.budget.used_bytes == 0
+    mine = [path for path in open_paths() if str(place.folder) in path]
+    strange = [
+        path
+        for path in mine
+        if not path.startswith((str(place.home), place.url))
+        or path.endswith(TEMP_MARKS)
+        or "(deleted)" in path
+    ]
+    assert not strange, strange
+
+
+def use_wrapped_stores(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the library's stores are opened around `place.plan`, and counted."""
+    real_open = stores.open_store
+
+    async def open_wrapped(url: str, **options: object) -> Store:
+        return place.inner(await real_open(url, **options))
+
+    monkeypatch.setattr("asyncart.stores.open_store", open_wrapped)
