@@ -9,12 +9,14 @@ pieces, so that a cancellation is prompt as well as clean.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar, TypeVarTuple, Unpack, cast
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import anyio.to_thread
 
 Result = TypeVar("Result")
@@ -31,16 +33,20 @@ class _Job(Generic[Result, *Args]):
         self._args = args
         self._starting = threading.Lock()
         self.is_cancelled = False
+        self.was_stopped = False
         self._has_begun = False
         self.finished = threading.Event()
 
     def __call__(self) -> Result | None:
         try:
             return self._run()
+        except _Stopped:  # its traceback would keep the arguments alive
+            self.was_stopped = True
+            return None
         except BaseException:
             if not self.is_cancelled:
                 raise
-            return None  # nobody waits for it; its traceback would keep the arguments alive
+            return None  # nobody waits for it
         finally:
             self.finished.set()
 
@@ -82,7 +88,9 @@ async def run_blocking(
         if not job.finished.is_set():
             await _wait_for(job.finished)
         raise
-    return cast("Result", result)  # None in its place only for a job that was cancelled
+    if job.was_stopped:
+        await anyio.lowlevel.checkpoint_if_cancelled()  # the cancellation that the thread has seen
+    return cast("Result", result)
 
 
 async def _wait_for(event: threading.Event) -> None:
@@ -105,8 +113,11 @@ def check_cancelled() -> None:
         return  # called directly, by a test or from a thread of its own: nothing to ask
     if job.is_cancelled:
         raise _Stopped
-    anyio.from_thread.check_cancelled()
+    try:
+        anyio.from_thread.check_cancelled()
+    except asyncio.CancelledError:
+        raise _Stopped from None
 
 
 class _Stopped(BaseException):
-    """Unwinds the thread; the task re-raises its own cancellation, so that nobody ever sees this."""
+    """Unwinds the thread. The task raises its own cancellation, so that nobody ever sees this."""

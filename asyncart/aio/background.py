@@ -82,12 +82,14 @@ class Background:
             self._start_afresh()
         pending = PendingArtifact(artifact)
         task = asyncio.get_running_loop().create_task(log(), name=f"log {artifact.name}")
+        artifact._loggings += 1  # from now on, not only when the task begins
         self._tasks[task] = pending
         task.add_done_callback(self._ended)
         return pending
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         pending = self._tasks.pop(task)
+        pending._artifact._loggings -= 1
         if task.cancelled():
             name = pending._artifact.name
             pending._settle(Unavailable(f"{name}: logging it was cancelled; log it again"))

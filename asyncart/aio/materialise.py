@@ -182,7 +182,7 @@ async def verify_folder(artifact: Artifact, folder: str) -> Verification:
     """Compare every file of the folder with the artifact, by reading all of them."""
     workspace = artifact._workspace_or_raise()
     reader = await artifact._reader()
-    if not os.path.isdir(folder):
+    if not await workspace.threads.run(os.path.isdir, folder):
         raise NotFound(f"{folder} does not exist: download the artifact there first")
     target = await workspace.threads.run(Target, folder)
     checked = 0

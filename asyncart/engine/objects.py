@@ -8,6 +8,7 @@ unfinished object by that, and sends only the parts that the catalog did not not
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ import anyio
 from anyio.abc import TaskGroup
 from blake3 import blake3
 
+from ..errors import AsyncartError
 from ..model import UploadPart, new_object_id, object_key
 from ..stores.protocol import Store, Upload
 from . import plan
@@ -78,6 +80,7 @@ class ObjectWriter:
         self._part_bytes = plan.part_bytes(size_hint or 0, store.part_bytes)
         # A local store takes any piece at once, and has no use for half an object of a killed process.
         self._is_direct = store.part_bytes == 1
+        self._may_be_whole = False
         self._resume_key = ""
         self._upload: Upload | None = None
         self._noted: dict[int, UploadPart] = {}
@@ -88,6 +91,10 @@ class ObjectWriter:
         self._sent = 0
         self._in_flight = 0
         self._idle = anyio.Event()
+        self._sends: set[anyio.CancelScope] = set()
+        self._may_be_visible = False  # completing it was begun: only its end is certain
+        self._is_finished = False
+        self._is_aborted = False
 
     async def begin(self, digests: bytes) -> None:
         """Give the object its id, and tell the catalog. `digests`: of the content that comes first."""
@@ -97,9 +104,9 @@ class ObjectWriter:
             self._resume_key = blake3(digests).hexdigest()
             if await self._resume():
                 return
-        object_id = new_object_id(time.time_ns() // 1_000_000)
-        await self._index.register_upload(object_id, "", self._resume_key)
-        self.object_id = object_id
+        # Before the await: if the answer is lost, `abort` must know what to forget.
+        self.object_id = new_object_id(time.time_ns() // 1_000_000)
+        await self._index.register_upload(self.object_id, "", self._resume_key)
 
     async def _resume(self) -> bool:
         """Continue the object of a killed attempt, if there is one."""
@@ -109,6 +116,8 @@ class ObjectWriter:
         key = object_key(pending.object_id)
         self._upload = await self._store.resume_upload(key, pending.token)
         if self._upload is None:
+            # Over in the store, perhaps because it was completed just before its process died.
+            await self._store.delete([key])
             await self._index.forget_upload(pending.object_id)
             return False
         self.object_id = pending.object_id
@@ -134,28 +143,45 @@ class ObjectWriter:
         return offset
 
     async def finish(self) -> None:
-        """Durable on return."""
+        """Durable on return; from now on `abort` leaves it alone."""
         if self._upload is None:
+            self._may_be_visible = True
             try:
                 await self._store.write(object_key(self.object_id), self._gathered.views)
             finally:
                 self._gathered.release()
+        else:
+            if self._gathered.size:
+                await self._send_gathered()
+            await self._sent_all()
+            self._may_be_visible = True
+            await self._upload.complete(self.size)
+        self._is_finished = True
+
+    async def abort(self) -> None:
+        """Forget the object; never raises, never hangs.
+
+        A finished one stays: whether the catalog took it over is not known here. If it did not, the
+        object is still recorded as being written, and the collector deletes it.
+        """
+        self._is_aborted = True
+        self._gathered.release()
+        if not self.object_id or self._is_finished:
             return
-        if self._gathered.size:
-            await self._send_gathered()
+        for scope in self._sends:
+            scope.cancel()
+        with anyio.move_on_after(ABORT_S, shield=True), contextlib.suppress(AsyncartError):
+            await self._sent_all()
+            if self._upload is not None:
+                await self._upload.abort()
+            if self._may_be_visible:
+                await self._store.delete([object_key(self.object_id)])
+            await self._index.forget_upload(self.object_id)
+
+    async def _sent_all(self) -> None:
         while self._in_flight:
             self._idle = anyio.Event()
             await self._idle.wait()
-        await self._upload.complete(self.size)
-
-    async def abort(self) -> None:
-        """Forget the object; never raises, never hangs."""
-        self._gathered.release()
-        if self.object_id:
-            with anyio.move_on_after(ABORT_S, shield=True):
-                if self._upload is not None:
-                    await self._upload.abort()
-                await self._index.forget_upload(self.object_id)
 
     async def _send_gathered(self) -> None:
         if self._upload is None:
@@ -176,12 +202,20 @@ class ObjectWriter:
         self._group.start_soon(self._send, self._upload, part, gathered)
 
     async def _send(self, upload: Upload, part: UploadPart, gathered: _Gathered) -> None:
+        scope = anyio.CancelScope()
+        self._sends.add(scope)
         try:
-            await upload.part(part.index, part.offset, gathered.views)
-            gathered.release()
-            if not self._is_direct:
-                await self._note(part)
+            if not self._is_aborted:
+                with scope:
+                    await upload.part(part.index, part.offset, gathered.views)
+                    gathered.release()
+                    if not self._is_direct:
+                        await self._note(part)
+        except AsyncartError:
+            if not self._is_aborted:  # else it only says that the upload is gone, as was asked for
+                raise
         finally:
+            self._sends.discard(scope)
             gathered.release()
             self._in_flight -= 1
             self._idle.set()
