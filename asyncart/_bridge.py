@@ -185,6 +185,7 @@ class Bridge:
         self._lock = threading.Lock()
         self._thread: _LoopThread | None = None
         self._finishers: list[Callable[[], Awaitable[object]]] = []
+        self._finishers_of_all: list[Callable[[], Awaitable[object]]] = []
 
     @property
     def is_started(self) -> bool:
@@ -203,8 +204,18 @@ class Bridge:
         thread.await_started()
         return thread
 
-    def add_finisher(self, finish: Callable[[], Awaitable[object]]) -> None:
+    def add_finisher(self, finish: Callable[[], Awaitable[object]], in_children: bool) -> None:
         self._finishers.append(finish)
+        if in_children:
+            self._finishers_of_all.append(finish)
+
+    def for_child(self) -> Bridge:
+        """The bridge of a process that was forked from this one's."""
+        self.is_inherited = True
+        bridge = Bridge()
+        bridge._finishers = list(self._finishers_of_all)
+        bridge._finishers_of_all = list(self._finishers_of_all)
+        return bridge
 
     def run_finishers(self) -> None:
         """The latest first. One that fails is logged: there is nobody left to raise it to."""
@@ -504,13 +515,16 @@ def iterate(
     return Stream(_name_of(source), lambda: source(*args, **kwargs))
 
 
-def at_exit(finish: Callable[[], Awaitable[object]]) -> None:
+def at_exit(finish: Callable[[], Awaitable[object]], *, in_children: bool = False) -> None:
     """Await `finish()` on the loop when the program ends, if the loop was used at all.
+
+    What a forked child inherits is its parent's to finish; with `in_children` it is awaited in the
+    child, too, if that used a loop of its own: for what finishes only things of its own process.
 
     It is awaited for `EXIT_S` at most, and after every ordinary (non-daemon) thread has ended: it must
     not be what one of them waits for.
     """
-    _bridge.add_finisher(finish)
+    _bridge.add_finisher(finish, in_children)
 
 
 def is_started() -> bool:
@@ -530,9 +544,8 @@ _inherited: list[Bridge] = []  # kept for ever, so that nothing of the parent's 
 
 def _forget_in_child() -> None:
     global _bridge
-    _bridge.is_inherited = True
     _inherited.append(_bridge)
-    _bridge = Bridge()
+    _bridge = _bridge.for_child()
 
 
 def _begin_exit() -> None:

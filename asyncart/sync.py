@@ -724,4 +724,4 @@ def use_artifact(
     return Artifact._of(call(_use_artifact, aio_of(artifact_or_name), type, aliases))
 
 
-at_exit(_finish_all)
+at_exit(_finish_all, in_children=True)

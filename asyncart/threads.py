@@ -90,14 +90,13 @@ async def run_blocking(
         raise
     if job.was_stopped:
         await anyio.lowlevel.checkpoint_if_cancelled()  # the cancellation that the thread has seen
+        raise RuntimeError("stopped by a cancellation that nobody asked for")
     return cast("Result", result)
 
 
 async def _wait_for(event: threading.Event) -> None:
     """Wait in spite of every cancellation: bounded by the piece of work that the thread is at."""
-    waiters = anyio.CapacityLimiter(
-        1
-    )  # its own: the usual one may be full of those that are waited for
+    waiters = anyio.CapacityLimiter(1)  # the usual one may be full of those that are waited for
     with anyio.CancelScope(shield=True):
         while not event.is_set():
             try:

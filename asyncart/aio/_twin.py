@@ -599,7 +599,7 @@ class Generator:
         if "finish_all" not in self.definitions:
             return []
         self.help("at_exit")
-        return [f"at_exit({self.original('finish_all')})"]
+        return [f"at_exit({self.original('finish_all')}, in_children=True)"]
 
     def imports(self) -> list[str]:
         for name, source in (("Twin", "._twins"), ("Converted", "._twins"), ("aio_of", "._twins"),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 
 from ..catalog.protocol import SESSION_TTL_S, Catalog, StoredObject
-from ..engine.tasks import task_group
+from ..engine.tasks import settled, task_group
 from ..model import Chunk, Content, Extent, PendingUpload, UploadPart
 
 
@@ -26,15 +27,18 @@ class Ledger:
     @classmethod
     @asynccontextmanager
     async def open(cls, catalog: Catalog, entity: str) -> AsyncIterator[Ledger]:
-        session_id = await catalog.begin_session(entity)
+        begun: list[str] = []
         try:
+            await settled(partial(catalog.begin_session, entity), begun.append)
+            (session_id,) = begun
             async with task_group() as group:
                 group.start_soon(_keep_alive, catalog, session_id)
                 yield cls(catalog, session_id)
                 group.cancel_scope.cancel()
         finally:
             with anyio.move_on_after(5, shield=True):
-                await catalog.end_session(session_id)
+                for session_id in begun:
+                    await catalog.end_session(session_id)
 
     async def stored_contents(self, digests: Sequence[bytes]) -> dict[bytes, Content]:
         if not digests:

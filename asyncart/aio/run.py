@@ -250,6 +250,10 @@ class Run:
     def _workspace(self) -> Workspace:
         return self._begun_in.here()
 
+    def _is_of_this_loop(self) -> bool:
+        # A forked child that went on with its parent's run has its own background to wait for.
+        return self._workspace is self._begun_in or self._pid != os.getpid()
+
     def _raise_if_finished(self) -> None:
         if self._is_finished:
             raise Invalid(f"run {self.id} is finished; init() begins another one")
@@ -365,7 +369,7 @@ async def finish_all() -> None:
     They failed if an uncaught error ended the program.
     """
     with _current_lock:
-        left = [run for run in _current if run._workspace is run._begun_in]
+        left = [run for run in _current if run._is_of_this_loop()]
     async with task_group() as tasks:
         for run in left:
             tasks.start_soon(run.finish, 1 if hasattr(sys, "last_type") else 0)

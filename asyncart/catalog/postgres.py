@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
 import anyio
+import asyncpg
 from anyio.lowlevel import RunVar
 from sqlalchemy import text
 from sqlalchemy.engine import URL, Connection, make_url
@@ -36,6 +37,15 @@ _LOCK = 0x61737963  # any number of our own
 _SHARED = text(f"SELECT pg_advisory_xact_lock_shared({_LOCK})")
 _ALONE = text(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
+# SQLAlchemy 2.0 hands over what asyncpg raises while connecting, 2.1 wraps it.
+_ERRORS = (
+    DBAPIError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    PoolTimeoutError,
+    OSError,
+    TimeoutError,
+)
 _REPEATABLE = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
 _DOWN = ("08", "53", "57P")  # connection, resources, shut down
 
@@ -80,7 +90,7 @@ class PostgresDatabase:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return await self._transaction(lock, work)
-            except (DBAPIError, PoolTimeoutError, OSError, TimeoutError) as error:
+            except _ERRORS as error:
                 if attempt == ATTEMPTS or not _is_passing(error):
                     self._raise(error)
             await anyio.sleep(random.uniform(0, 0.05 * 2**attempt))
@@ -144,14 +154,12 @@ async def _close(conn: AsyncConnection) -> None:
 def _is_passing(error: Exception) -> bool:
     if isinstance(error, (OSError, TimeoutError, PoolTimeoutError)):
         return not isinstance(error, ssl.SSLCertVerificationError)
-    if not isinstance(error, DBAPIError):
-        return False
     state = _sqlstate(error)
     return (
-        error.connection_invalidated
+        (isinstance(error, DBAPIError) and error.connection_invalidated)
         or state in _REPEATABLE
         or state.startswith(_DOWN)
-        or (isinstance(error, InterfaceError) and not state)
+        or (isinstance(error, (InterfaceError, asyncpg.InterfaceError)) and not state)
     )
 
 

@@ -176,7 +176,7 @@ class Catalog(Protocol):
         self,
         version_id: str,
         *,
-        description: str | None | msgspec.UnsetType = msgspec.UNSET,
+        description: str | msgspec.UnsetType | None = msgspec.UNSET,
         metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET,
         aliases: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
         tags: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
@@ -189,7 +189,7 @@ class Catalog(Protocol):
         version_id: str,
         alias: str,
         *,
-        if_current: int | None | msgspec.UnsetType = msgspec.UNSET,
+        if_current: int | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> None:
         """Move the alias here; with `if_current`, only if it points to that number now (None: nowhere)."""
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import click
 
-from ..errors import AsyncartError
 from .failures import Interrupted, report
 from .options import Options
 
@@ -34,6 +33,10 @@ def run_command_line(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         return _leave_broken_pipe()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # click's own way of being quiet
+            return _leave_broken_pipe()
+        raise
     except click.ClickException as error:
         return _usage_error(error, options)
     except (click.Abort, KeyboardInterrupt):
@@ -75,6 +78,3 @@ def _usage_error(error: click.ClickException, options: Options) -> int:
     with contextlib.suppress(BrokenPipeError):
         error.show()
     return error.exit_code
-
-
-__all__ = ["AsyncartError", "run_command_line"]

@@ -11,11 +11,13 @@ error that names the file.
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import anyio
 import msgspec
@@ -32,7 +34,7 @@ from .scan import file_digest
 from .statcache import RACY_NS, Folder, Stamp, StatCache
 from .tally import Tally
 from .target import Partial, Target
-from .tasks import Threads, task_group
+from .tasks import Threads, settled, task_group
 
 REMOTE_SLOTS = 16  # ranges in flight from a remote store: 16 x 16 MiB is the default budget
 CHECK_FILES = 256  # between two looks at whether the download was cancelled
@@ -40,6 +42,16 @@ LARGE_FILES = 8  # open at once; their ranges share the slots
 FLUSH_FILES = 32_768  # digests remembered at a time: some 10 MB
 
 Relocate = Callable[[str, Entry], Awaitable[Content | None]]
+
+
+class _Plan(NamedTuple):
+    """What is missing of some entries, and how much is there."""
+
+    present_files: int
+    present_bytes: int
+    empty: list[Entry]
+    ranges: list[plan.Range]
+    large: list[Entry]
 
 
 class Downloader:
@@ -71,37 +83,40 @@ class Downloader:
         try:
             async with task_group() as group:
                 async for entries in steps:
-                    missing = await self._threads.run(self._present.missing, entries)
-                    self._tally_present(entries, missing)
-                    await self._fetch(missing, group)
+                    await self._fetch(await self._threads.run(self._plan, entries), group)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._threads.run(self._present.save)
 
-    def _tally_present(self, entries: Sequence[Entry], missing: Sequence[Entry]) -> None:
-        total = sum(entry.size for entry in entries)
-        files = len(entries) - len(missing)
-        size = total - sum(entry.size for entry in missing)
-        self._tally.add(files, size, size, 0)
+    def _plan(self, entries: Sequence[Entry]) -> _Plan:
+        """Look at what is there, and decide how to fetch the rest; milliseconds, so not on the loop."""
+        missing = self._present.missing(entries)
+        size = sum([e.size for e in entries]) - sum([e.size for e in missing])
+        return _Plan(
+            len(entries) - len(missing),
+            size,
+            [entry for entry in missing if not entry.size],
+            plan.ranges(entry for entry in missing if entry.size and not entry.chunks),
+            [entry for entry in missing if entry.chunks],
+        )
 
-    async def _fetch(self, missing: Sequence[Entry], group: anyio.abc.TaskGroup) -> None:
-        empty = [entry for entry in missing if not entry.size]
-        if empty:
-            await self._threads.run(self._write_empty, empty)
-        for piece in plan.ranges(e for e in missing if e.size and not e.chunks):
+    async def _fetch(self, todo: _Plan, group: anyio.abc.TaskGroup) -> None:
+        self._tally.add(todo.present_files, todo.present_bytes, todo.present_bytes, 0)
+        if todo.empty:
+            await self._threads.run(self._write_empty, todo.empty)
+            self._tally.add(len(todo.empty), 0, 0, 0)
+        for piece in todo.ranges:
             await self._slots.acquire()
             group.start_soon(self._in_slot, piece)
-        for entry in missing:
-            if entry.chunks:
-                await self._open_files.acquire()
-                group.start_soon(self._fetch_large, entry)
+        for entry in todo.large:
+            await self._open_files.acquire()
+            group.start_soon(self._fetch_large, entry)
 
     def _write_empty(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             self._present.wrote(
                 entry, self._target.write_file(entry.path, memoryview(b""), entry.executable)
             )
-        self._tally.add(len(entries), 0, 0, 0)
 
     # small files
 
@@ -163,24 +178,31 @@ class Downloader:
 
     async def _fetch_chunks(self, entry: Entry) -> None:
         plan.chunk_ranges(entry)  # refuses nonsense before anything is allocated
-        partial = await self._threads.run(
-            self._target.begin, entry.path, entry.size, entry.digest.hex()
+        begin = functools.partial(
+            self._threads.run, self._target.begin, entry.path, entry.size, entry.digest.hex()
         )
+        begun: list[Partial] = []
         try:
-            wanted = None
-            if partial.was_there:
-                wanted = await self._threads.run(self._wanted, entry, partial)
-            async with task_group() as group:
-                for piece in plan.chunk_ranges(entry, wanted):
-                    await self._slots.acquire()
-                    group.start_soon(self._fetch_chunk_range, entry, piece, partial)
-            st = await self._threads.run(partial.publish, entry.executable)
+            await settled(begin, begun.append)
+            await self._fill(entry, begun[0])
         except Exception:
-            partial.keep()
+            for partial in begun:
+                partial.keep()
             raise
         except BaseException:
-            partial.discard()
+            for partial in begun:
+                partial.discard()
             raise
+
+    async def _fill(self, entry: Entry, partial: Partial) -> None:
+        wanted = None
+        if partial.was_there:
+            wanted = await self._threads.run(self._wanted, entry, partial)
+        async with task_group() as group:
+            for piece in plan.chunk_ranges(entry, wanted):
+                await self._slots.acquire()
+                group.start_soon(self._fetch_chunk_range, entry, piece, partial)
+        st = await self._threads.run(partial.publish, entry.executable)
         self._present.wrote(entry, st)
 
     async def _fetch_chunk_range(
@@ -202,20 +224,19 @@ class Downloader:
             self._slots.release()
         self._tally.add(0, piece.length, 0, piece.length)
 
-    def _wanted(self, entry: Entry, partial: Partial) -> list[bool]:
-        """Which chunks the partial file of an earlier attempt does not hold."""
-        wanted = []
-        offset = 0
-        buffer = memoryview(bytearray(max(chunk.length for chunk in entry.chunks)))
-        for chunk in entry.chunks:
-            data = buffer[: chunk.length]
-            partial.read_into(offset, data)
-            wanted.append(blake3(data).digest() != chunk.digest)
-            offset += chunk.length
-            check_cancelled()
-        kept = sum(c.length for c, w in zip(entry.chunks, wanted, strict=True) if not w)
-        self._tally.add(0, kept, kept, 0)
-        return wanted
+
+def _wanted(entry: Entry, partial: Partial) -> list[bool]:
+    """Which chunks the partial file of an earlier attempt does not hold."""
+    wanted = []
+    offset = 0
+    buffer = memoryview(bytearray(max(chunk.length for chunk in entry.chunks)))
+    for chunk in entry.chunks:
+        data = buffer[: chunk.length]
+        partial.read_into(offset, data)
+        wanted.append(blake3(data).digest() != chunk.digest)
+        offset += chunk.length
+        check_cancelled()
+    return wanted
 
 
 def _write_verified(

@@ -231,8 +231,7 @@ class Listing:
         for row in rows:
             stamp = self.stamp(row)
             if self.flags[row] & KNOWN and (
-                self.flags[row] & IMMUTABLE
-                or max(stamp.mtime_ns, stamp.ctime_ns) < trusted_before
+                self.flags[row] & IMMUTABLE or max(stamp.mtime_ns, stamp.ctime_ns) < trusted_before
             ):
                 name = self._named.get(row) or self.paths[row].rpartition("/")[2]
                 found[name] = (name, stamp, self.digest(row))

@@ -80,7 +80,6 @@ class ObjectWriter:
         self._part_bytes = plan.part_bytes(size_hint or 0, store.part_bytes)
         # A local store takes any piece at once, and has no use for half an object of a killed process.
         self._is_direct = store.part_bytes == 1
-        self._may_be_whole = False
         self._resume_key = ""
         self._upload: Upload | None = None
         self._noted: dict[int, UploadPart] = {}

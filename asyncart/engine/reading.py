@@ -97,6 +97,7 @@ class LargeFile:
 
     def __init__(self, local: str) -> None:
         self.local = local
+        self._fd = -1
         try:
             self._fd = os.open(local, OPEN_FLAGS)
         except OSError as error:
@@ -139,6 +140,9 @@ class LargeFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()  # opened in a thread whose caller was cancelled meanwhile
 
 
 class LinkedFile(LargeFile):

@@ -200,7 +200,9 @@ def check_tree(paths: Sequence[str]) -> None:
     for head in heads:
         while head:
             if head in known:
-                raise Invalid(f"{head} is a file, and a folder for other paths of the artifact; give one of them another name=")
+                raise Invalid(
+                    f"{head} is a file, and a folder for other paths of the artifact; give one of them another name="
+                )
             head = head.rpartition("/")[0]
 
 
@@ -225,9 +227,7 @@ def file_digest(local: str) -> bytes:
     return hasher.digest()
 
 
-def _without_links(
-    items: list[os.DirEntry[str]], symlinks: Symlinks
-) -> list[os.DirEntry[str]]:
+def _without_links(items: list[os.DirEntry[str]], symlinks: Symlinks) -> list[os.DirEntry[str]]:
     links = [item for item in items if item.is_symlink()]
     if links and symlinks == "error":
         raise Invalid(f"{links[0].path} is a symbolic link; use symlinks='follow' or 'skip'")

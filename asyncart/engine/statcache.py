@@ -85,9 +85,7 @@ class Folder:
     def __len__(self) -> int:
         return len(self._names)
 
-    def all_digests(
-        self, names: Sequence[str], device: int, columns: array[int]
-    ) -> bytes | None:
+    def all_digests(self, names: Sequence[str], device: int, columns: array[int]) -> bytes | None:
         """The digests of exactly these files, if none of them changed; in C, whatever their number."""
         if device == self.device and columns == self._stamps and names == self._names:
             return self._digests

@@ -7,7 +7,7 @@ become one TransferError that carries them all.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar, TypeVarTuple
 
@@ -29,6 +29,21 @@ async def task_group() -> AsyncIterator[TaskGroup]:
             yield group
     except BaseExceptionGroup as failures:
         raise collapsed(failures) from None
+
+
+async def settled(work: Callable[[], Awaitable[T]], take: Callable[[T], object]) -> None:
+    """Await the work and hand its result to `take`, also if the caller is cancelled meanwhile.
+
+    `Task.cancel()` of asyncio throws a result away that is just arriving; what has to be given back
+    (a session, an open file) must not get lost like that. The work runs in a child, which only anyio
+    cancels, and that waits for worker threads.
+    """
+
+    async def run() -> None:
+        take(await work())
+
+    async with task_group() as group:
+        group.start_soon(run)
 
 
 def collapsed(group: BaseExceptionGroup) -> BaseException:

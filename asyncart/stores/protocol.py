@@ -75,7 +75,11 @@ class Store(Protocol):
         """Start an object that is sent in parts."""
 
     async def resume_upload(self, key: str, token: str) -> Upload | None:
-        """The upload that another attempt began; None if it is gone (then begin anew)."""
+        """The upload that another attempt began; None if it is gone (then begin anew).
+
+        With an empty token (it got lost between the store's answer and the catalog's record): the newest
+        upload of that key, where the store can find it.
+        """
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete those that exist; missing ones are fine."""

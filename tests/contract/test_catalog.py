@@ -426,7 +426,7 @@ async def test_every_object_of_a_version_is_stored(catalog, writer):
 
 async def test_text_that_is_not_unicode_is_refused(catalog, writer):
     """A lone surrogate in a description; the version is not made, and the next one is v0."""
-    with pytest.raises(Invalid, match="cannot store|cannot be stored"):
+    with pytest.raises(Invalid, match=r"cannot store|cannot be stored"):
         await writer.log("a", description="x\ud800")
     assert (await writer.log("b", description="\u00e9\U0001f600")).version.number == 0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -199,29 +198,3 @@ async def test_writers_deleters_and_the_collector_at_once(catalog):
     found = await writer.stored(*(f"shared {count}" for count in (0, 2, 4)))
     assert len(found) == 3
     assert deleted.isdisjoint({each.extents[0].object_id for each in found.values()})
-
-
-def test_the_children_of_a_fork_use_the_catalog_of_their_parent(catalog_url):
-    """The same object, opened and used before the fork, with a loop of their own."""
-    if not catalog_url.startswith("sqlite"):
-        pytest.skip("a PostgreSQL pool belongs to its event loop, and so to its process")
-    catalog = anyio.run(open_catalog, catalog_url)
-
-    async def log(text: str) -> int:
-        return (await (await Writer.begin(catalog)).log(text)).version.number
-
-    assert anyio.run(log, "parent") == 0
-    children = []
-    for number in range(4):
-        pid = os.fork()
-        if not pid:
-            try:
-                anyio.run(log, f"child {number}")
-            except BaseException:
-                os._exit(1)
-            os._exit(0)
-        children.append(pid)
-    assert anyio.run(log, "parent again") <= 5
-    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 4
-    assert anyio.run(log, "parent at last") == 6
-    anyio.run(catalog.aclose)

@@ -315,6 +315,30 @@ async def test_a_verb_that_fails_leaves_nothing_behind(path):
 # forks and kills
 
 
+def test_the_children_of_a_fork_use_the_catalog_of_their_parent(path):
+    """The same object, opened and used before the fork, with a loop of their own."""
+    catalog = anyio.run(open_catalog, str(path))
+
+    async def log(text: str) -> int:
+        return (await (await Writer.begin(catalog)).log(text)).version.number
+
+    assert anyio.run(log, "parent") == 0
+    children = []
+    for number in range(4):
+        pid = os.fork()
+        if not pid:
+            try:
+                anyio.run(log, f"child {number}")
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        children.append(pid)
+    assert anyio.run(log, "parent again") <= 5
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0] * 4
+    assert anyio.run(log, "parent at last") == 6
+    anyio.run(catalog.aclose)
+
+
 def test_a_fork_waits_for_a_transaction_that_is_under_way(path):
     """Forked in the middle of one, the child would believe to hold the parent's lock."""
     catalog = anyio.run(open_catalog, str(path))

@@ -114,7 +114,7 @@ def test_put_tracks_references(shell: Shell, data: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="names that Windows does not have")
 @pytest.mark.parametrize(
-    "name", ["ü ñ 文.txt", "-rf", "--json", "[bold]x[/]", "a:b", "'\"$HOME", "%s"]
+    "name", ["ü ñ 文.txt", "-rf", "--json", "[bold]x[/]", "12:30", "'\"$HOME", "%s"]
 )
 def test_names_of_files_survive_as_they_are(shell: Shell, name: str) -> None:
     shell.write(f"data/{name}", name)
@@ -324,8 +324,7 @@ def test_alias_moves_and_removes(shell: Shell, data: Path) -> None:
 def test_rm_asks_and_gc_frees(shell: Shell, data: Path) -> None:
     shell.write("data/big.bin", os.urandom(1 << 20))
     shell("put", "data")
-    (data / "big.bin").write_bytes(os.urandom(1 << 20))
-    shell("put", "data")
+    shell("put", shell.write("other.txt", "nothing of the first version"), "-n", "data")
     assert "say which version" in shell.error("rm", "data", "-y", code=2)
     assert "--yes" in shell.error("rm", "data:v0", code=5)
     before = stored_bytes(shell)
@@ -337,8 +336,7 @@ def test_rm_asks_and_gc_frees(shell: Shell, data: Path) -> None:
     assert report["freed_bytes"] == before - stored_bytes(shell) > 1 << 20
     assert shell("gc") == "0 objects deleted, 0 B freed\n"
     assert shell("verify", "data") == ""
-    (data / "a.txt").write_text("again")
-    assert shell("put", "data").startswith("data:v2")
+    assert shell("put", "data", "data").startswith("data:v2  new")
 
 
 def test_rm_keeps_what_an_alias_points_to(shell: Shell, data: Path) -> None:
@@ -404,7 +402,7 @@ def test_the_demo_tells_its_story_and_leaves_nothing(shell: Shell) -> None:
     story = shell.json("demo", "--keep")
     assert [step["found"] for step in story["steps"] if "found" in step] == [["os.py"]]
     first, again, edited = story["steps"][:3]
-    assert first["bytes_stored"] == first["bytes"]
+    assert first["bytes"] / 2 < first["bytes_stored"] <= first["bytes"]  # it has equal files
     assert again["bytes_stored"] == 0
     assert edited["bytes_stored"] < first["bytes"] / 5
     kept = shell("--home", story["folder"], "--project", "demo", "ls", "stdlib")

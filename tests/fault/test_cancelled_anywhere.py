@@ -37,6 +37,7 @@ async def test_log_cancelled_at_any_step(place: Place, by: By, moment: Moment) -
         await artifact.download(target)
         assert read_tree(target) == tree
         print("STEPS", step)
+        await place.check_collected()
     assert step > 30
 
 

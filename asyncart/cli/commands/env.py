@@ -48,15 +48,17 @@ def env(options: Options) -> None:
         "user configuration": str(config.user_file()),
         "project configuration": str(config.project_file() or ""),
     }
-    versions = _versions()
     free = {name: _free_bytes(path) for name, path in places.items() if name in states}
+    states = {name: _shown_url(state) for name, state in states.items()}
+    places = {name: _shown_url(path) for name, path in places.items()}
+    versions = _versions()
     if options.is_json:
         screen.print_json(
             {
                 "settings": _settings_as_json(resolved),
                 "paths": places,
                 "free_bytes": free,
-                "state": {k: _shown_url(v) for k, v in states.items()},
+                "state": states,
                 "versions": versions,
             }
         )
@@ -80,7 +82,7 @@ def env(options: Options) -> None:
     }
     screen.table(
         ["PLACE", "PATH", "STATE"],
-        [[name, _shown_url(path), remarks[name]] for name, path in places.items() if path],
+        [[name, path, remarks[name]] for name, path in places.items() if path],
     )
     screen.say("")
     screen.table(["PROGRAM", "VERSION"], [list(pair) for pair in versions.items()])
