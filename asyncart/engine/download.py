@@ -197,7 +197,9 @@ class Downloader:
     async def _fill(self, entry: Entry, partial: Partial) -> None:
         wanted = None
         if partial.was_there:
-            wanted = await self._threads.run(self._wanted, entry, partial)
+            wanted = await self._threads.run(_wanted, entry, partial)
+            kept = sum(c.length for c, w in zip(entry.chunks, wanted, strict=True) if not w)
+            self._tally.add(0, kept, kept, 0)
         async with task_group() as group:
             for piece in plan.chunk_ranges(entry, wanted):
                 await self._slots.acquire()

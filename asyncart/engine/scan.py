@@ -106,8 +106,10 @@ class _Scanner:
                     f"{local} leads back to a folder above it: a loop of symbolic links; remove it or use symlinks='skip'"
                 )
             # The last one pushed comes first: so a tree of folders is walked in the order of its paths.
-            for name in reversed(self._add_files_of(local, prefix, source)):
-                pending.append((f"{local}/{name}", f"{prefix}{name}/", (*above, here)))
+            pending += [
+                (f"{local}/{name}", f"{prefix}{name}/", (*above, here))
+                for name in reversed(self._add_files_of(local, prefix, source))
+            ]
 
     def _add_files_of(self, local: str, prefix: str, source: DirSource) -> list[str]:
         """Add the files of one folder; return the names of its folders."""
