@@ -13,8 +13,10 @@ from functools import partial
 import anyio
 
 from ..catalog.protocol import SESSION_TTL_S, Catalog, StoredObject
-from ..engine.tasks import settled, task_group
+from ..engine.tasks import cleaned_up, settled, task_group
 from ..model import Chunk, Content, Extent, PendingUpload, UploadPart
+
+CLEANUP_S = 5.0
 
 
 class Ledger:
@@ -36,9 +38,8 @@ class Ledger:
                 yield cls(catalog, session_id)
                 group.cancel_scope.cancel()
         finally:
-            with anyio.move_on_after(5, shield=True):
-                for session_id in begun:
-                    await catalog.end_session(session_id)
+            for session_id in begun:
+                await cleaned_up(partial(catalog.end_session, session_id), CLEANUP_S)
 
     async def stored_contents(self, digests: Sequence[bytes]) -> dict[bytes, Content]:
         if not digests:

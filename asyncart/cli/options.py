@@ -22,6 +22,10 @@ class Options:
         )
 
 
+class ReaderGone(Exception):
+    """Nobody reads our stdout any more."""
+
+
 class Command(click.Command):
     """A command that takes the common options too, without listing them again."""
 
@@ -29,6 +33,12 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params.extend(common_options(is_hidden=True))
         self.epilog = "The options of `asyncart --help` may stand here, too."
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error  # click would end the process itself, with 1
 
 
 class Group(click.Group):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import click
 
 from .failures import Interrupted, report
-from .options import Options
+from .options import Options, ReaderGone
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE: what a shell reports for a program that does not catch it
 
@@ -31,15 +31,11 @@ def run_command_line(arguments: Sequence[str]) -> int:
     try:
         code = cli.main(list(arguments), prog_name="asyncart", standalone_mode=False, obj=options)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         return _leave_broken_pipe()
-    except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # click's own way of being quiet
-            return _leave_broken_pipe()
-        raise
     except click.ClickException as error:
         return _usage_error(error, options)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, EOFError, KeyboardInterrupt):
         return report(Interrupted(130), options)
     except Exception as error:
         code = report(error, options)

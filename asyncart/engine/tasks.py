@@ -46,6 +46,17 @@ async def settled(work: Callable[[], Awaitable[T]], take: Callable[[T], object])
         group.start_soon(run)
 
 
+async def cleaned_up(work: Callable[[], Awaitable[object]], within_s: float) -> None:
+    """Await a piece of clean-up, whoever cancels before or meanwhile; give up when it takes too long."""
+
+    async def run() -> None:
+        with anyio.move_on_after(within_s, shield=True):
+            await work()
+
+    async with task_group() as group:
+        group.start_soon(run)
+
+
 def collapsed(group: BaseExceptionGroup) -> BaseException:
     """The one error that the group is about."""
     leaves = list(_leaves(group))
