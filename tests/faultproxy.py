@@ -3,7 +3,7 @@
 It stands between a client and one real server (which it talks to in plain HTTP) and understands just
 enough of HTTP/1.1 to fail at an exact place: before the head, after so many bytes of the body, with
 another status. `inject` a fault for one request, three, or all that come; it says nothing about the
-rest. `requests` and the byte counters tell tests what was really sent.
+rest. `requests`, `exchanges` and the byte counters tell tests what was really sent.
 
 Also a forward proxy: a request for an absolute URL goes where the URL says.
 """
@@ -18,6 +18,7 @@ import ssl
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 STATUSES = {
@@ -50,6 +51,7 @@ BODY_FAULTS = (
     "reset-after-body",
     "stall",
     "drip",
+    "trickle",
     "truncate",
     "flip",
 )
@@ -64,13 +66,24 @@ class Fault:
     left: float  # how many requests it still hits; inf for all
     method: str | None = None
     path: str | None = None
+    query: str | None = None  # what the query must contain; "" for: there must be none
 
-    def hits(self, method: str, path: str) -> bool:
+    def hits(self, method: str, path: str, query: str) -> bool:
         return (
             self.left > 0
             and self.method in (None, method)
             and (self.path is None or path.startswith(self.path))
+            and (self.query is None or (self.query in query if self.query else not query))
         )
+
+
+class Exchange(NamedTuple):
+    """A request that reached the server, and what the server (not the fault) answered."""
+
+    method: str
+    target: str
+    status: int
+    sent: int  # bytes of the request's body
 
 
 @dataclass
@@ -100,6 +113,7 @@ class FaultProxy:
     request_heads: list[Message] = field(default_factory=list)
     bytes_up: Counter[str] = field(default_factory=Counter)
     bytes_down: Counter[str] = field(default_factory=Counter)
+    exchanges: list[Exchange] = field(default_factory=list)
     connections: int = 0
 
     async def __aenter__(self) -> FaultProxy:
@@ -129,21 +143,25 @@ class FaultProxy:
         *,
         method: str | None = None,
         path: str | None = None,
+        query: str | None = None,
     ) -> None:
         assert kind in KINDS, kind
-        self.faults.append(Fault(kind, float("inf") if times is None else times, method, path))
+        left = float("inf") if times is None else times
+        self.faults.append(Fault(kind, left, method, path, query))
 
     def clear(self) -> None:
         """No more faults, and counters at zero."""
         self.faults.clear()
         self.request_heads.clear()
+        self.exchanges.clear()
         for counter in (self.requests, self.bytes_up, self.bytes_down):
             counter.clear()
         self.connections = 0
 
-    def _take(self, kinds: tuple[str, ...], method: str, path: str) -> str | None:
+    def _take(self, kinds: tuple[str, ...], method: str, target: str) -> str | None:
+        parts = urlsplit(target)
         for fault in self.faults:
-            if fault.kind in kinds and fault.hits(method, path):
+            if fault.kind in kinds and fault.hits(method, parts.path, parts.query):
                 fault.left -= 1
                 return fault.kind
         return None
@@ -177,11 +195,11 @@ class FaultProxy:
         self.requests[method, path] += 1
         self.request_heads.append(request)
         length = int(request.headers.get("content-length", "0"))
-        if kind := self._take(UPLOAD_FAULTS, method, path):
+        if kind := self._take(UPLOAD_FAULTS, method, target):
             return await self._break_upload(kind, reader, writer, path, length)
         request.body = await reader.readexactly(length)
         self.bytes_up[path] += length
-        if kind := self._take(REQUEST_FAULTS, method, path):
+        if kind := self._take(REQUEST_FAULTS, method, target):
             if kind == "reset-before-head":
                 return _reset(writer)
             if kind == "stall-before-head":
@@ -189,16 +207,18 @@ class FaultProxy:
             writer.write(b"\x16\x03 this is not HTTP\r\n\r\n")
             await writer.drain()
             return False
-        if kind := self._take(tuple(STATUSES), method, path):
+        if kind := self._take(tuple(STATUSES), method, target):
             await self._send(writer, path, _status(*STATUSES[kind]))
             return True
-        kind = self._take((*BODY_FAULTS, *LIES), method, path) or ""
+        kind = self._take((*BODY_FAULTS, *LIES), method, target) or ""
         if kind == "ignore-range":
             request.headers.pop("range", None)
         if kind == "flip" and request.body:
             request.body = _flipped(request.body)
             kind = ""
         answer = await self._ask(request, target)
+        status = int(answer.line.split(" ", 2)[1])
+        self.exchanges.append(Exchange(method, target, status, length))
         return await self._answer(kind, reader, writer, path, answer)
 
     async def _break_upload(
@@ -233,7 +253,9 @@ class FaultProxy:
         try:
             writer.write(request.encode())
             answer = _parse(await reader.readuntil(b"\r\n\r\n"))
-            if "content-length" in answer.headers:
+            if request.line.startswith("HEAD "):
+                pass  # its length is that of the body that does not follow
+            elif "content-length" in answer.headers:
                 answer.body = await reader.readexactly(int(answer.headers["content-length"]))
             else:
                 answer.body = await reader.read()
@@ -270,11 +292,12 @@ class FaultProxy:
             if kind == "stall":
                 return await _silence(reader)
             return _reset(writer)
-        if kind == "drip":
+        if kind in ("drip", "trickle"):
+            step = 1 if kind == "drip" else max(1, size // 20)
             whole, answer.body = answer.body, b""
             await self._send(writer, path, answer)
-            for at in range(size):
-                writer.write(whole[at : at + 1])
+            for at in range(0, size, step):
+                writer.write(whole[at : at + step])
                 await writer.drain()
                 await asyncio.sleep(self.drip_s)
             return True

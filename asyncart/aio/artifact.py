@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -72,7 +73,7 @@ class Artifact:
         self._workspace = workspace
         self._manifest_reader = None
         self._description = info.description
-        self._metadata = dict(info.metadata)
+        self._metadata = copy.deepcopy(info.metadata)  # to see what was changed inside, too
         self._aliases = list(info.aliases)
         self._tags = list(info.tags)
 
@@ -424,7 +425,7 @@ class Artifact:
         workspace = self._workspace_or_raise()
         store = await workspace.store()
         if self._manifest_reader is None or self._manifest_reader[0] is not store:
-            reader = ManifestReader(store, info.manifest, workspace.threads)
+            reader = workspace.manifest_reader(store, info)
             self._manifest_reader = store, reader
         return self._manifest_reader[1]
 

@@ -18,8 +18,8 @@ import msgspec
 from ..catalog.protocol import CollectionName, Committed, Draft
 from ..engine.listing import OVERWRITES, Listing
 from ..engine.manifest import ContentDigest
-from ..engine.scan import check_tree, scan
-from ..engine.tree import ManifestReader, write_manifest
+from ..engine.scan import Removal, check_tree, scan
+from ..engine.tree import write_manifest
 from ..engine.upload import Uploader
 from ..errors import Conflict, Invalid
 from ..model import Entry, VersionInfo
@@ -218,15 +218,17 @@ async def _extra_entries(workspace: Workspace, contents: Contents) -> list[Entry
     """References, and what is left of the version that the draft began with; sorted, one per path."""
     found: dict[str, Entry] = {}
     if contents.base is not None:
-        removed = contents.removed_from_base
-        reader = ManifestReader(await workspace.store(), contents.base.manifest, workspace.threads)
+        reader = workspace.manifest_reader(await workspace.store(), contents.base)
         async for entries in reader.steps():
-            for entry in entries:
-                if not any(entry.path == r or entry.path.startswith(r + "/") for r in removed):
-                    found[entry.path] = entry
+            found.update((entry.path, entry) for entry in entries)
+    removed: set[str] = set()
     for source in contents.references:
+        if isinstance(source, Removal):
+            removed.add(source.path)
+            continue
         from ..references import resolve
 
+        found, removed = _without(found, removed), set()
         for entry in await resolve(
             source.uri,
             name=source.name,
@@ -239,7 +241,22 @@ async def _extra_entries(workspace: Workspace, contents: Contents) -> list[Entry
                     f"{entry.path} is in the draft already with other content; remove() it first, or give the reference another name="
                 )
             found[entry.path] = entry
+    found = _without(found, removed)
     return [found[path] for path in sorted(found)]
+
+
+def _without(found: dict[str, Entry], removed: set[str]) -> dict[str, Entry]:
+    """What is left when these paths, and everything below them, are gone."""
+    if not removed:
+        return found
+    return {path: entry for path, entry in found.items() if removed.isdisjoint(_heads(path))}
+
+
+def _heads(path: str) -> Iterator[str]:
+    """The path and every folder that it is in."""
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
 
 
 def _say(committed: Committed, header: Header) -> None:

@@ -34,22 +34,19 @@ class Contents:
     def __init__(self, base: VersionInfo | None = None) -> None:
         self.base = base
         self.sources: list[Source] = []
-        self.references: list[ReferenceSource] = []
-        self.removed_from_base: list[str] = []
+        self.references: list[ReferenceSource | Removal] = []
         self._files: dict[str, FileSource] = {}
         self._folder: str | None = None
         self._serial = 0
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.sources or self.references or self.base)
 
     def add_file(self, local: str, name: str | None, *, is_immutable: bool, overwrite: bool) -> str:
         if not os.path.isfile(local):
             if os.path.isdir(local):
                 raise Invalid(f"{local} is a folder: use add_dir")
-            if os.path.lexists(local) and not os.path.islink(local):
+            if os.path.exists(local):
                 raise Invalid(f"{local} is not a regular file: it cannot be stored")
+            if os.path.islink(local):
+                raise NotFound(f"{local} is a broken symbolic link (to {os.readlink(local)})")
             raise NotFound(
                 f"{local} does not exist; check the path (relative ones start at {os.getcwd()})"
             )
@@ -111,7 +108,7 @@ class Contents:
             k: v for k, v in self._files.items() if k != path and not k.startswith(below)
         }
         self.sources.append(Removal(path))
-        self.removed_from_base.append(path)
+        self.references.append(Removal(path))
 
     def _check_free(self, path: str, local: str, overwrite: bool) -> None:
         if overwrite:

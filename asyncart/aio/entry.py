@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..engine.fetch import read_range
+from ..engine.fetch import Damaged, read_range, relocated
 from ..errors import Invalid
 from ..model import Entry
 
@@ -79,9 +79,15 @@ class ArtifactEntry:
                 f"{self.path} is a reference to {self.ref}: download() it, or read it there"
             )
         workspace = self._artifact._workspace_or_raise()
-        return await read_range(
-            await workspace.store(), workspace.threads, self._entry, offset, length
-        )
+        store, entry = await workspace.store(), self._entry
+        while True:
+            try:
+                return await read_range(store, workspace.threads, entry, offset, length)
+            except Damaged as error:
+                content = await workspace.relocate(self._artifact.entity, error.object_id, entry)
+                if content is None:
+                    raise
+                entry = relocated(entry, content)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ArtifactEntry) and other._entry == self._entry

@@ -6,6 +6,8 @@ import fnmatch
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,8 +17,10 @@ from ..engine.fetch import damaged
 from ..engine.scan import file_digest
 from ..engine.tally import Tally
 from ..engine.target import Target
+from ..engine.tasks import settled
 from ..errors import Invalid, NotFound
 from ..model import Content, Entry
+from ..stores.cache import uncached
 from ..threads import check_cancelled
 from .progress import ProgressCallback, reporting
 from .workspace import Workspace
@@ -77,15 +81,12 @@ async def download(
         if chosen == Selection():
             reporter.files_total = footer.entry_count
             reporter.bytes_total = footer.total_size
-        target = await workspace.threads.run(Target, folder)
         references: list[Entry] = []
-        try:
+        async with _target(workspace, folder) as target:
             downloader = await _downloader(artifact, workspace, target, reporter.tally)
             steps = _chosen(reader.steps(chosen.prefix), chosen.filter(), references)
             await downloader.run(steps)
             await _fetch_references(references, target, artifact, allow_file_references)
-        finally:
-            target.close()
 
 
 async def download_entries(
@@ -93,21 +94,28 @@ async def download_entries(
 ) -> None:
     """Make single entries present in the folder."""
     workspace = artifact._workspace_or_raise()
-    async with reporting(None, "download", workspace.threads) as reporter:
-        target = await workspace.threads.run(Target, folder)
-        try:
-            downloader = await _downloader(artifact, workspace, target, reporter.tally)
-            files = [entry for entry in entries if entry.reference is None]
-            await downloader.run(_once(files))
-            references = [entry for entry in entries if entry.reference is not None]
-            skipped = await _fetch_references(references, target, artifact, allow_file_references)
-        finally:
-            target.close()
+    async with _target(workspace, folder) as target:
+        downloader = await _downloader(artifact, workspace, target, Tally())
+        files = [entry for entry in entries if entry.reference is None]
+        await downloader.run(_once(files))
+        references = [entry for entry in entries if entry.reference is not None]
+        skipped = await _fetch_references(references, target, artifact, allow_file_references)
     for entry in skipped:
         uri = entry.reference.uri if entry.reference else ""
         raise Invalid(
             f"{entry.path} is only recorded: asyncart does not open {uri}; get it from there"
         )
+
+
+@asynccontextmanager
+async def _target(workspace: Workspace, folder: str) -> AsyncIterator[Target]:
+    opened: list[Target] = []
+    try:
+        await settled(partial(workspace.threads.run, Target, folder), opened.append)
+        yield opened[0]
+    finally:
+        for target in opened:
+            target.close()
 
 
 async def _downloader(
@@ -184,20 +192,17 @@ async def verify_folder(artifact: Artifact, folder: str) -> Verification:
     reader = await artifact._reader()
     if not await workspace.threads.run(os.path.isdir, folder):
         raise NotFound(f"{folder} does not exist: download the artifact there first")
-    target = await workspace.threads.run(Target, folder)
     checked = 0
     expected: set[str] = set()
     missing: list[str] = []
     different: list[str] = []
-    try:
+    async with _target(workspace, folder) as target:
         async for entries in reader.steps():
             gone, wrong = await workspace.threads.run(_compare, target, entries)
             missing += gone
             different += wrong
             checked += len(entries)
             expected.update(entry.path for entry in entries)
-    finally:
-        target.close()
     extra = await workspace.threads.run(_extra, folder, expected)
     return Verification(checked, tuple(missing), tuple(different), tuple(extra))
 
@@ -220,9 +225,10 @@ def _compare(target: Target, entries: Sequence[Entry]) -> tuple[list[str], list[
 
 def _extra(folder: str, expected: set[str]) -> list[str]:
     found = []
-    for here, _, files in os.walk(folder):
+    for here, folders, files in os.walk(folder):
         prefix = os.path.relpath(here, folder).replace(os.sep, "/")
-        for name in files:
+        links = [name for name in folders if os.path.islink(os.path.join(here, name))]
+        for name in files + links:
             path = name if prefix == "." else f"{prefix}/{name}"
             if path not in expected:
                 found.append(path)
@@ -250,9 +256,9 @@ async def remove_extra(artifact: Artifact, folder: str) -> None:
 
 async def verify_stored(artifact: Artifact) -> Verification:
     """Read every stored byte of the artifact and check it; damaged objects are marked, so that logging
-    the same content again heals them."""
+    the same content again heals them. What a cache holds does not count."""
     workspace = artifact._workspace_or_raise()
-    store = await workspace.store()
+    store = uncached(await workspace.store())
     catalog = await workspace.catalog()
     checked = 0
     bad: list[str] = []

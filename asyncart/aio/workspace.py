@@ -14,16 +14,18 @@ import shutil
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ..config import Settings
 from ..engine.statcache import StatCache
-from ..engine.tasks import Threads
+from ..engine.tasks import Threads, cleaned_up, settled
+from ..engine.tree import ManifestReader
 from ..errors import Denied, Invalid, Unavailable
-from ..model import Content, Entry
-from .ledger import Ledger
+from ..model import Content, Entry, VersionInfo
+from .ledger import CLEANUP_S, Ledger
 
 if TYPE_CHECKING:
     from ..catalog.protocol import Catalog
@@ -39,7 +41,9 @@ class Workspace:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.threads = Threads(settings.threads)
-        self.stat_cache = StatCache(settings.statcache_path)
+        self.stat_cache = StatCache(
+            settings.statcache_path, realm=f"{settings.catalog_url}\n{settings.objects_url}"
+        )
         self._users = 0
         self._opening = anyio.Lock()
         self._catalog: Catalog | None = None
@@ -84,12 +88,23 @@ class Workspace:
                 return
             from ..catalog import open_catalog
             from ..stores import open_store
+            from ..stores.cache import with_cache
 
             await self.threads.run(_prepare_home, self.settings)
-            catalog = await open_catalog(self.settings.catalog_url)
-            await _check_store(catalog, self.settings)
-            self._store = await open_store(self.settings.objects_url)
-            self._catalog = catalog
+            opened: list[Catalog] = []
+            try:
+                await settled(partial(open_catalog, self.settings.catalog_url), opened.append)
+                await _check_store(opened[0], self.settings)
+                store = with_cache(
+                    await open_store(self.settings.objects_url),
+                    self.settings.cache_dir,
+                    self.settings.cache_bytes,
+                )
+            except BaseException:
+                for catalog in opened:
+                    await cleaned_up(catalog.aclose, CLEANUP_S)
+                raise
+            self._catalog, self._store = opened[0], store
 
     @asynccontextmanager
     async def session(self, entity: str) -> AsyncIterator[Ledger]:
@@ -101,11 +116,17 @@ class Workspace:
         """Mark the object as damaged; another stored copy of the entry's content, if there is one."""
         catalog = await self.catalog()
         await catalog.mark_damaged([object_id])
-        session = await catalog.begin_session(entity)
-        try:
-            return (await catalog.stored_contents(session, [entry.digest])).get(entry.digest)
-        finally:
-            await catalog.end_session(session)
+        async with Ledger.open(catalog, entity) as ledger:
+            return (await ledger.stored_contents([entry.digest])).get(entry.digest)
+
+    def manifest_reader(self, store: Store, info: VersionInfo) -> ManifestReader:
+        """The version's entries; a manifest that is found damaged is marked, so that logging heals it."""
+
+        async def damaged(object_id: str) -> str:
+            await (await self.catalog()).mark_damaged([object_id])
+            return info.name
+
+        return ManifestReader(store, info.manifest, self.threads, damaged)
 
     def acquire(self) -> None:
         self._users += 1

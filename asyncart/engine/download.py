@@ -20,18 +20,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import anyio
-import msgspec
 from blake3 import blake3
 
-from ..errors import Corrupt, NotFound
+from ..errors import Corrupt, NotFound, TransferError
 from ..model import Content, Entry, object_key
 from ..net.budget import Budget
-from ..stores.protocol import Store
+from ..stores.protocol import Store, forget_cached
 from ..threads import check_cancelled
 from . import plan
-from .fetch import Damaged, bad_chunk, corrupt
+from .fetch import Damaged, bad_chunk, corrupt, damaged_objects, relocated
 from .scan import file_digest
-from .statcache import RACY_NS, Folder, Stamp, StatCache
+from .statcache import RACY_NS, Folder, Known, Stamp, StatCache
 from .tally import Tally
 from .target import Partial, Target
 from .tasks import Threads, settled, task_group
@@ -126,16 +125,30 @@ class Downloader:
         finally:
             self._slots.release()
         for entry in damaged:
-            content = await self._relocate(piece.object_id, entry)
+            await self._fetch_elsewhere(entry, piece.object_id)
+
+    async def _fetch_elsewhere(self, entry: Entry, object_id: str) -> None:
+        """Every copy is tried: each one that is wrong is marked, and not offered again."""
+        while True:
+            content = await self._relocate(object_id, entry)
             if content is None:
-                raise corrupt(entry, piece.object_id)
-            moved = _relocated(entry, content)
-            for again in plan.ranges([moved]):
-                if await self._fetch_range(again):
-                    raise corrupt(entry, again.object_id)
+                raise corrupt(entry, object_id)
+            (again,) = plan.ranges([relocated(entry, content)])
+            if not await self._fetch_range(again):
+                return
+            object_id = again.object_id
 
     async def _fetch_range(self, piece: plan.Range) -> list[Entry]:
-        """Fetch and write the range's files; returns those whose bytes are wrong or gone."""
+        """Fetch and write the range's files; returns those whose bytes are wrong or gone.
+
+        They are so in the store itself: a cached copy that is wrong is dropped and fetched again.
+        """
+        damaged = await self._fetch_once(piece)
+        if not damaged or not await forget_cached(self._store, object_key(piece.object_id)):
+            return damaged
+        return [entry for again in plan.ranges(damaged) for entry in await self._fetch_once(again)]
+
+    async def _fetch_once(self, piece: plan.Range) -> list[Entry]:
         lease = await self._budget.take(piece.length)
         try:
             try:
@@ -165,16 +178,24 @@ class Downloader:
 
     async def _fetch_large(self, entry: Entry) -> None:
         try:
-            try:
-                await self._fetch_chunks(entry)
-            except Damaged as error:
-                content = await self._relocate(error.object_id, entry)
-                if content is None:
-                    raise
-                await self._fetch_chunks(_relocated(entry, content))
+            await self._fetch_anywhere(entry)
         finally:
             self._open_files.release()
         self._tally.add(1, 0, 0, 0)
+
+    async def _fetch_anywhere(self, entry: Entry) -> None:
+        while True:
+            try:
+                return await self._fetch_chunks(entry)
+            except (Damaged, TransferError) as error:
+                object_ids = damaged_objects(error)
+                if not object_ids:
+                    raise
+                # All are marked, whether or not the first one has a substitute.
+                content = [await self._relocate(object_id, entry) for object_id in object_ids][-1]
+                if content is None:
+                    raise corrupt(entry, object_ids[0]) from error
+            entry = relocated(entry, content)
 
     async def _fetch_chunks(self, entry: Entry) -> None:
         plan.chunk_ranges(entry)  # refuses nonsense before anything is allocated
@@ -214,17 +235,25 @@ class Downloader:
             lease = await self._budget.take(piece.length)
             try:
                 try:
-                    await self._store.read_into(
-                        object_key(piece.object_id), piece.offset, lease.buffer
-                    )
-                except (NotFound, Corrupt):
-                    raise corrupt(entry, piece.object_id) from None
-                await self._threads.run(_write_verified, entry, piece, partial, lease.buffer)
+                    await self._fetch_chunks_once(entry, piece, partial, lease.buffer)
+                except Damaged:
+                    if not await forget_cached(self._store, object_key(piece.object_id)):
+                        raise
+                    await self._fetch_chunks_once(entry, piece, partial, lease.buffer)
             finally:
                 lease.release()
         finally:
             self._slots.release()
         self._tally.add(0, piece.length, 0, piece.length)
+
+    async def _fetch_chunks_once(
+        self, entry: Entry, piece: plan.ChunkRange, partial: Partial, buffer: memoryview
+    ) -> None:
+        try:
+            await self._store.read_into(object_key(piece.object_id), piece.offset, buffer)
+        except (NotFound, Corrupt):
+            raise corrupt(entry, piece.object_id) from None
+        await self._threads.run(_write_verified, entry, piece, partial, buffer)
 
 
 def _wanted(entry: Entry, partial: Partial) -> list[bool]:
@@ -249,10 +278,6 @@ def _write_verified(
     partial.write(piece.file_offset, data)
 
 
-def _relocated(entry: Entry, content: Content) -> Entry:
-    return msgspec.structs.replace(entry, extents=content.extents, chunks=content.chunks)
-
-
 class Present:
     """What of an artifact is in a folder already; remembers the digests of what is written there."""
 
@@ -261,7 +286,7 @@ class Present:
         self._cache = cache
         self._folder_path = ""
         self._folder: Folder | None = None
-        self._news: dict[str, dict[str, tuple[str, Stamp, bytes]]] = {}
+        self._news: dict[str, dict[str, Known]] = {}
         self._news_count = 0
         self._devices: dict[str, int] = {}
         self._lock = threading.Lock()  # worker threads note what they wrote
@@ -290,7 +315,7 @@ class Present:
             before_ns = time.time_ns()
             digest = file_digest(f"{self._local(head)}/{name}")
             if max(stamp.mtime_ns, stamp.ctime_ns) < before_ns - RACY_NS:
-                self._note(head, name, st.st_dev, stamp, digest)
+                self._note(head, st.st_dev, Known(name, stamp, digest))
         if digest != entry.digest:
             return False
         # Another mode is another file for us: it is written anew, never changed under its reader.
@@ -302,11 +327,15 @@ class Present:
         Nobody could have changed it before it had its name, so the racy rule is not needed.
         """
         head, _, name = entry.path.rpartition("/")
-        self._note(head, name, st.st_dev, Stamp.of(st), entry.digest)
+        known = Known(name, Stamp.of(st), entry.digest)
+        if len(entry.extents) == 1 and not entry.chunks:
+            extent = entry.extents[0]
+            known = known._replace(object_id=extent.object_id, offset=extent.offset)
+        self._note(head, st.st_dev, known)
 
-    def _note(self, head: str, name: str, device: int, stamp: Stamp, digest: bytes) -> None:
+    def _note(self, head: str, device: int, known: Known) -> None:
         with self._lock:
-            self._news.setdefault(head, {})[name] = (name, stamp, digest)
+            self._news.setdefault(head, {})[known.name] = known
             self._devices[head] = device
             self._news_count += 1
 

@@ -6,13 +6,15 @@ chunks that hold the range.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 
+import msgspec
 from blake3 import blake3
 
-from ..errors import Corrupt, Invalid, NotFound
-from ..model import Entry, object_key
-from ..stores.protocol import Store
+from ..errors import Corrupt, Invalid, NotFound, TransferError
+from ..model import Content, Entry, object_key
+from ..stores.protocol import Store, forget_cached
 from . import plan
 from .tasks import Threads
 
@@ -38,16 +40,14 @@ async def pieces(
     if not entry.chunks:
         plan.check_small(entry)
         extent = entry.extents[0]
-        data = await _read(store, entry, extent.object_id, extent.offset, extent.length)
-        if blake3(data).digest() != entry.digest:
-            raise corrupt(entry, extent.object_id)
+        where = extent.object_id, extent.offset, extent.length
+        data = await _verified(store, threads, entry, *where, partial(_is_whole, entry))
         yield bytes(data[start:stop])
         return
     wanted = plan.chunks_between(entry, start, stop - start)
     for piece in plan.chunk_ranges(entry, wanted):
-        data = await _read(store, entry, piece.object_id, piece.offset, piece.length)
-        if await threads.run(bad_chunk, entry, piece, data) is not None:
-            raise corrupt(entry, piece.object_id)
+        where = piece.object_id, piece.offset, piece.length
+        data = await _verified(store, threads, entry, *where, partial(_are_chunks, entry, piece))
         low = max(0, start - piece.file_offset)
         high = min(piece.length, stop - piece.file_offset)
         yield bytes(data[low:high])
@@ -86,6 +86,34 @@ def _bad_pieces(piece: plan.Range, data: memoryview) -> list[Entry]:
     ]
 
 
+async def _verified(
+    store: Store,
+    threads: Threads,
+    entry: Entry,
+    object_id: str,
+    offset: int,
+    length: int,
+    is_right: Callable[[memoryview], bool],
+) -> memoryview:
+    """Bytes that passed the test. A cached copy that did not is dropped, and the store asked."""
+    data = await _read(store, entry, object_id, offset, length)
+    if await threads.run(is_right, data):
+        return data
+    if await forget_cached(store, object_key(object_id)):
+        data = await _read(store, entry, object_id, offset, length)
+        if await threads.run(is_right, data):
+            return data
+    raise corrupt(entry, object_id)
+
+
+def _is_whole(entry: Entry, data: memoryview) -> bool:
+    return blake3(data).digest() == entry.digest
+
+
+def _are_chunks(entry: Entry, piece: plan.ChunkRange, data: memoryview) -> bool:
+    return bad_chunk(entry, piece, data) is None
+
+
 async def _read(store: Store, entry: Entry, object_id: str, offset: int, length: int) -> memoryview:
     data = memoryview(bytearray(length))
     try:
@@ -112,6 +140,19 @@ class Damaged(Corrupt):
     def __init__(self, message: str, object_id: str) -> None:
         super().__init__(message)
         self.object_id = object_id
+
+
+def damaged_objects(error: Damaged | TransferError) -> list[str]:
+    """The objects that gave wrong bytes, if that is all that went wrong."""
+    if isinstance(error, Damaged):
+        return [error.object_id]
+    found = [inner.object_id for inner in error.failures if isinstance(inner, Damaged)]
+    return found if len(found) == len(error.failures) else []
+
+
+def relocated(entry: Entry, content: Content) -> Entry:
+    """The same entry, with its bytes somewhere else."""
+    return msgspec.structs.replace(entry, extents=content.extents, chunks=content.chunks)
 
 
 def corrupt(entry: Entry, object_id: str) -> Damaged:

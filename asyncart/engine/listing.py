@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ..model import Chunk, Content, Entry, Extent
-from .statcache import RACY_NS, Folder, Stamp, StatCache, columns_of, packed
+from .statcache import RACY_NS, Folder, Known, Stamp, StatCache, columns_of, packed_columns
 
 EXECUTABLE = 1
 KNOWN = 2  # the digest column is filled
@@ -77,19 +77,37 @@ class Listing:
             target.extend(columns[column * n : column * n + n])
         flagged = bytearray(flags | (EXECUTABLE if st.st_mode & 0o100 else 0) for st in stats)
         device = self.devices[folder]
-        digests = None
+        changed = None
         if all(st.st_dev == device for st in stats):
-            digests = known.all_digests(names, device, columns)
-        if digests is not None:
-            self.flags += flagged.translate(_AS_KNOWN)
-            self.digests += digests
+            changed = known.changed_rows(names, device, columns)
+        if changed is not None:
+            self._add_known(flagged, known, changed)
             return
         for row, (name, st) in enumerate(zip(names, stats, strict=True)):
-            digest = known.digest(name, st.st_dev, Stamp.of(st)) if len(known) else None
-            self.digests += digest or bytes(32)
-            if digest is not None:
-                flagged[row] |= KNOWN | FROM_CACHE
+            found = known.find(name, st.st_dev, Stamp.of(st)) if len(known) else None
+            if found is None:
+                self.digests += bytes(32)
+                self.object_of.append(NOWHERE)
+                self.offsets.append(0)
+                continue
+            flagged[row] |= KNOWN | FROM_CACHE
+            self.digests += found.digest
+            has_place = bool(found.object_id)
+            self.object_of.append(self.index_of(found.object_id) if has_place else NOWHERE)
+            self.offsets.append(found.offset)
         self.flags += flagged
+
+    def _add_known(self, flagged: bytearray, known: Folder, changed: set[int]) -> None:
+        first = len(self.flags)
+        self.flags += flagged.translate(_AS_KNOWN)
+        self.digests += known.digests
+        object_of, offsets = known.places()
+        indexes = [*map(self.index_of, known.object_ids), NOWHERE]  # [-1] is NOWHERE
+        self.object_of.extend([indexes[index] for index in object_of])
+        self.offsets.extend(offsets)
+        for row in changed:
+            self.forget_digest(first + row)
+            self.object_of[first + row] = NOWHERE
 
     def name_locally(self, row: int, name: str) -> None:
         self._named[row] = name
@@ -99,14 +117,15 @@ class Listing:
         return all(paths[i] < paths[i + 1] for i in range(len(paths) - 1))
 
     def reordered(self, rows: Sequence[int]) -> Listing:
-        """The same folders, with only these rows, in this order. Only before anything is placed."""
+        """The same folders, with only these rows, in this order; before anything is in `contents`."""
         new = Listing()
+        new.object_ids, new._object_rows = self.object_ids, self._object_rows
         new.folders, new.devices = self.folders, self.devices
         new.cached, new.whole = self.cached, self.whole
         new.paths = [self.paths[i] for i in rows]
         new.flags = bytearray(self.flags[i] for i in rows)
         new.digests = bytearray(b"".join(self.digests[32 * i : 32 * i + 32] for i in rows))
-        for column in ("sizes", "inodes", "mtimes", "ctimes", "folder_of"):
+        for column in ("sizes", "inodes", "mtimes", "ctimes", "folder_of", "object_of", "offsets"):
             old = getattr(self, column)
             setattr(new, column, array(old.typecode, [old[i] for i in rows]))
         if self._named:
@@ -116,8 +135,10 @@ class Listing:
     # reading
 
     def local_path(self, row: int) -> str:
-        name = self._named.get(row) or self.paths[row].rpartition("/")[2]
-        return f"{self.folders[self.folder_of[row]]}/{name}"
+        return f"{self.folders[self.folder_of[row]]}/{self._local_name(row)}"
+
+    def _local_name(self, row: int) -> str:
+        return self._named.get(row) or self.paths[row].rpartition("/")[2]
 
     def stamp(self, row: int) -> Stamp:
         return Stamp(self.inodes[row], self.sizes[row], self.mtimes[row], self.ctimes[row])
@@ -143,23 +164,27 @@ class Listing:
         self.flags[row] &= ~(KNOWN | FROM_CACHE)
 
     def begin_placement(self) -> None:
-        n = len(self)
-        if len(self.offsets) != n:
-            self.object_of = array("i", [NOWHERE]) * n
-            self.offsets = array("q", [0]) * n
+        more = len(self) - len(self.offsets)
+        self.object_of.extend([NOWHERE] * more)
+        self.offsets.extend([0] * more)
 
     def forget_placement(self) -> None:
         """What was believed to be stored is not any more: everything must be placed again."""
         self.object_of, self.offsets = array("i"), array("q")
         self.object_ids, self._object_rows, self.contents = [], {}, {}
 
-    def place(self, row: int, object_id: str, offset: int) -> None:
+    def index_of(self, object_id: str) -> int:
+        """The object's index in `object_ids`, which it joins if it is new."""
         index = self._object_rows.get(object_id)
         if index is None:
             index = self._object_rows[object_id] = len(self.object_ids)
             self.object_ids.append(object_id)
-        self.object_of[row] = index
+        return index
+
+    def place(self, row: int, object_id: str, offset: int) -> None:
+        self.object_of[row] = self.index_of(object_id)
         self.offsets[row] = offset
+        self.flags[row] &= ~FROM_CACHE  # the cache did not know its place: it is told
 
     def place_content(self, row: int, content: Content) -> None:
         if len(content.extents) == 1 and not content.chunks:
@@ -207,6 +232,7 @@ class Listing:
         `seen_at_ns`: when the stamps were taken (at the earliest); younger stamps are not recorded,
         unless it is the user's word that the file does not change (linking it made its ctime young).
         """
+        self.begin_placement()
         by_folder: dict[int, list[int]] = {}
         changed: set[int] = set()
         for row, flag in enumerate(self.flags):
@@ -225,20 +251,44 @@ class Listing:
         )
 
     def _packed(
-        self, folder: int, rows: Iterable[int], cache: StatCache, trusted_before: int
+        self, folder: int, rows: Sequence[int], cache: StatCache, trusted_before: int
     ) -> bytes:
-        found: dict[str, tuple[str, Stamp, bytes]] = {}
-        for row in rows:
-            stamp = self.stamp(row)
-            if self.flags[row] & KNOWN and (
-                self.flags[row] & IMMUTABLE or max(stamp.mtime_ns, stamp.ctime_ns) < trusted_before
-            ):
-                name = self._named.get(row) or self.paths[row].rpartition("/")[2]
-                found[name] = (name, stamp, self.digest(row))
-        device = self.devices[folder]
-        if self.whole[folder]:
-            return packed(device, list(found.values()))
-        return cache.merged(self.folders[folder], device, found.values())
+        flags, mtimes, ctimes = self.flags, self.mtimes, self.ctimes
+        kept = [
+            row
+            for row in rows
+            if flags[row] & KNOWN
+            and (
+                flags[row] & IMMUTABLE
+                or (mtimes[row] < trusted_before and ctimes[row] < trusted_before)
+            )
+        ]
+        if not self.whole[folder]:
+            files = [self._known(row) for row in kept]
+            return cache.merged(self.folders[folder], self.devices[folder], files)
+        stamps = array("q")
+        for column in (self.inodes, self.sizes, mtimes, ctimes):
+            stamps.extend([column[row] for row in kept])
+        object_of = [self.object_of[row] for row in kept]
+        used = sorted({index for index in object_of if index >= 0})
+        position_of = {index: position for position, index in enumerate(used)}
+        return packed_columns(
+            self.devices[folder],
+            [self._local_name(row) for row in kept],
+            stamps,
+            b"".join([self.digests[32 * row : 32 * row + 32] for row in kept]),
+            cache.realm,
+            [self.object_ids[index] for index in used],
+            array("i", [position_of.get(index, -1) for index in object_of]),
+            array("q", [self.offsets[row] for row in kept]),
+        )
+
+    def _known(self, row: int) -> Known:
+        index = self.object_of[row]
+        object_id = self.object_ids[index] if index >= 0 else ""
+        return Known(
+            self._local_name(row), self.stamp(row), self.digest(row), object_id, self.offsets[row]
+        )
 
 
 __all__ = [

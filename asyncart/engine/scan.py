@@ -76,8 +76,10 @@ class _Scanner:
         self._listing = Listing()
         self._single_folders: dict[str, tuple[int, Folder]] = {}
         self._removed: set[int] = set()
+        self._sources = 0
 
     def add_file(self, source: FileSource) -> None:
+        self._sources += 1
         local = os.path.abspath(source.local)
         st = _stat(local)
         if not stat.S_ISREG(st.st_mode):
@@ -93,6 +95,7 @@ class _Scanner:
             self._listing.name_locally(len(self._listing) - 1, name)
 
     def add_dir(self, source: DirSource) -> None:
+        self._sources += 1
         pending: list[tuple[str, str, tuple[tuple[int, int], ...]]] = [
             (os.path.abspath(source.local), source.prefix, ())
         ]
@@ -171,6 +174,8 @@ class _Scanner:
     def finish(self) -> Listing:
         listing = self._listing
         if listing.is_sorted() and not self._removed:
+            if self._sources > 1:  # one folder alone cannot contradict itself
+                check_tree(listing.paths)
             return listing
         paths = listing.paths
         kept = [row for row in range(len(paths)) if row not in self._removed]

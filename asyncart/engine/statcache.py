@@ -33,6 +33,10 @@ class _Columns(msgspec.Struct, array_like=True, gc=False):
     names: list[str]
     stamps: bytes  # int64 columns, one after the other: inode, size, mtime_ns, ctime_ns
     digests: bytes
+    realm: str = ""
+    object_ids: list[str] = []
+    object_of: bytes = b""  # int32 column: which of the object ids, or -1
+    offsets: bytes = b""  # int64 column
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -50,6 +54,16 @@ class Stamp(NamedTuple):
     @classmethod
     def of(cls, st: os.stat_result) -> Stamp:
         return cls(signed(st.st_ino), st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+
+
+class Known(NamedTuple):
+    """What is remembered of one file: its digest, and where in the store its bytes lie (if known)."""
+
+    name: str
+    stamp: Stamp
+    digest: bytes
+    object_id: str = ""
+    offset: int = 0
 
 
 def signed(inode: int) -> int:
@@ -71,58 +85,129 @@ def columns_of(stats: Sequence[os.stat_result]) -> array[int]:
 
 
 class Folder:
-    """What is known of one folder's files. `digest` answers None for anything that is not certain."""
+    """What is known of one folder's files. `find` answers None for anything that is not certain.
 
-    __slots__ = ("_digests", "_names", "_rows", "_stamps", "device")
+    Places are hints for the catalog of the same realm: it refuses a commit that names an object which is
+    not there any more.
+    """
 
-    def __init__(self, columns: _Columns | None = None) -> None:
-        self.device = columns.device if columns else -1
-        self._names = columns.names if columns else []
+    __slots__ = ("_columns", "_object_of", "_offsets", "_rows", "_stamps", "device", "object_ids")
+
+    def __init__(self, columns: _Columns | None = None, realm: str = "") -> None:
+        self._columns = columns or _Columns(-1, [], b"", b"")
+        self.device = self._columns.device
         self._rows: dict[str, int] | None = None
-        self._stamps = array("q", columns.stamps if columns else b"")
-        self._digests = columns.digests if columns else b""
+        self._stamps = array("q", self._columns.stamps)
+        has_places = self._columns.realm == realm
+        self.object_ids = self._columns.object_ids if has_places else []
+        self._object_of = array("i", self._columns.object_of if has_places else b"")
+        self._offsets = array("q", self._columns.offsets if has_places else b"")
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._columns.names)
 
-    def all_digests(self, names: Sequence[str], device: int, columns: array[int]) -> bytes | None:
-        """The digests of exactly these files, if none of them changed; in C, whatever their number."""
-        if device == self.device and columns == self._stamps and names == self._names:
-            return self._digests
-        return None
+    def changed_rows(
+        self, names: Sequence[str], device: int, stamps: array[int]
+    ) -> set[int] | None:
+        """If these are exactly its files: the rows of those whose stamp is another one; else None."""
+        if device != self.device or names != self._columns.names:
+            return None
+        if stamps == self._stamps:  # in C, whatever their number
+            return set()
+        n = len(names)
+        pairs = enumerate(zip(stamps, self._stamps, strict=True))
+        return {cell % n for cell, (now, then) in pairs if now != then}
 
-    def digest(self, name: str, device: int, stamp: tuple[int, int, int, int]) -> bytes | None:
+    @property
+    def digests(self) -> bytes:
+        return self._columns.digests
+
+    def places(self) -> tuple[array[int], array[int]]:
+        """Which of `object_ids` (or -1), and at which offset, for each file."""
+        n = len(self)
+        if len(self._object_of) != n or len(self._offsets) != n:
+            return array("i", [-1]) * n, array("q", [0]) * n
+        return self._object_of, self._offsets
+
+    def find(self, name: str, device: int, stamp: tuple[int, int, int, int]) -> Known | None:
         if self._rows is None:
-            self._rows = {known: row for row, known in enumerate(self._names)}
+            self._rows = {known: row for row, known in enumerate(self._columns.names)}
         row = self._rows.get(name)
         if row is None or device != self.device or stamp != self._stamp(row):
             return None
-        return self._digests[32 * row : 32 * row + 32]
+        return self._known(row)
 
-    def items(self) -> Iterable[tuple[str, Stamp, bytes]]:
-        for row, name in enumerate(self._names):
-            yield name, self._stamp(row), self._digests[32 * row : 32 * row + 32]
+    def digest(self, name: str, device: int, stamp: tuple[int, int, int, int]) -> bytes | None:
+        known = self.find(name, device, stamp)
+        return None if known is None else known.digest
+
+    def all(self) -> list[Known]:
+        return [self._known(row) for row in range(len(self))]
+
+    def _known(self, row: int) -> Known:
+        columns = self._columns
+        digest = columns.digests[32 * row : 32 * row + 32]
+        index = self._object_of[row] if row < len(self._object_of) else -1
+        object_id = self.object_ids[index] if index >= 0 else ""
+        offset = self._offsets[row] if index >= 0 else 0
+        return Known(columns.names[row], self._stamp(row), digest, object_id, offset)
 
     def _stamp(self, row: int) -> Stamp:
-        stamps, n = self._stamps, len(self._names)
+        stamps, n = self._stamps, len(self)
         return Stamp(stamps[row], stamps[n + row], stamps[2 * n + row], stamps[3 * n + row])
 
 
-def packed(device: int, rows: Sequence[tuple[str, Stamp, bytes]]) -> bytes:
-    """A folder's files as its blob."""
+def packed(device: int, files: Sequence[Known], realm: str = "") -> bytes:
+    """A folder's files, sorted by name, as its blob."""
     stamps = array("q")
     for column in range(4):
-        stamps.extend(stamp[column] for _, stamp, _ in rows)
-    names = [name for name, _, _ in rows]
-    digests = b"".join(digest for _, _, digest in rows)
-    return _encode(_Columns(device, names, stamps.tobytes(), digests))
+        stamps.extend([known.stamp[column] for known in files])
+    object_ids = list(dict.fromkeys(known.object_id for known in files if known.object_id))
+    index_of = {object_id: index for index, object_id in enumerate(object_ids)}
+    return packed_columns(
+        device,
+        [known.name for known in files],
+        stamps,
+        b"".join([known.digest for known in files]),
+        realm,
+        object_ids,
+        array("i", [index_of.get(known.object_id, -1) for known in files]),
+        array("q", [known.offset for known in files]),
+    )
+
+
+def packed_columns(
+    device: int,
+    names: list[str],
+    stamps: array[int],
+    digests: bytes,
+    realm: str,
+    object_ids: list[str],
+    object_of: array[int],
+    offsets: array[int],
+) -> bytes:
+    """The same from columns."""
+    return _encode(
+        _Columns(
+            device,
+            names,
+            stamps.tobytes(),
+            digests,
+            realm,
+            object_ids,
+            object_of.tobytes(),
+            offsets.tobytes(),
+        )
+    )
 
 
 class StatCache:
     """All folders of this machine, in one SQLite file. Safe for threads and for several processes."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, realm: str = "") -> None:
+        """`realm` names the catalog and the store that remembered places belong to."""
         self._path = path
+        self.realm = realm
         self._lock = threading.Lock()
         self._pid = 0
         self._db: sqlite3.Connection | None = None
@@ -140,7 +225,7 @@ class StatCache:
                 self._discard(error)
                 return Folder()
         try:
-            return Folder(_decode(row[0])) if row else Folder()
+            return Folder(_decode(row[0]), self.realm) if row else Folder()
         except (msgspec.DecodeError, ValueError):
             return Folder()
 
@@ -155,12 +240,12 @@ class StatCache:
             except sqlite3.DatabaseError as error:
                 self._discard(error)
 
-    def merged(self, folder: str, device: int, rows: Iterable[tuple[str, Stamp, bytes]]) -> bytes:
+    def merged(self, folder: str, device: int, files: Iterable[Known]) -> bytes:
         """The folder's blob with these files new or replaced, the others as they are."""
         before = self.load(folder)
-        files = {item[0]: item for item in before.items()} if before.device == device else {}
-        files.update((item[0], item) for item in rows)
-        return packed(device, list(files.values()))
+        kept = {known.name: known for known in before.all()} if before.device == device else {}
+        kept.update((known.name, known) for known in files)
+        return packed(device, [kept[name] for name in sorted(kept)], self.realm)
 
     def clear(self) -> None:
         """Forget everything, and give the space back."""

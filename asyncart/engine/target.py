@@ -449,6 +449,9 @@ class Target:
         return f", {facts.f_bavail * facts.f_frsize:,} are free"
 
 
+_NOWHERE = _Directory("", None, "", False)
+
+
 class Partial:
     """A large file under a temporary name, locked for us. Its methods may be called from any thread.
 
@@ -522,7 +525,8 @@ class Partial:
             self._target._refuse_obstacle(self._directory, self._name, self._path)
             _set_executable(self._fd, executable)
             fd, self._fd = self._fd, -1
-            return self._target._publish(self._directory, self._temp, self._name, self._path, fd)
+            directory, self._directory = self._directory, _NOWHERE
+            return self._target._publish(directory, self._temp, self._name, self._path, fd)
         except AsyncartError:
             raise
         except OSError as error:
@@ -534,15 +538,17 @@ class Partial:
         if fd >= 0:
             with contextlib.suppress(OSError):  # an unverified file: what was lost is fetched again
                 os.close(fd)
+        self._directory = _NOWHERE  # a traceback may hold us: that must not keep a descriptor open
 
     def discard(self) -> None:
         """Remove it."""
         if self._fd >= 0:
+            directory = self._directory
             if _RENAMES_OPEN_FILES:  # while we hold the lock, so that it is nobody else's
-                _unlink(self._directory, self._temp)
+                _unlink(directory, self._temp)
             self.keep()
             if not _RENAMES_OPEN_FILES:
-                _unlink(self._directory, self._temp)
+                _unlink(directory, self._temp)
 
 
 def _shortened(name: str) -> str:

@@ -7,16 +7,22 @@ a time. What a block or the footer says is proven by the digest that the catalog
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 from blake3 import blake3
 
+from ..errors import Corrupt, NotFound
 from ..model import Entry, ManifestLocation, object_key
-from ..stores.protocol import Store
+from ..stores.protocol import Store, forget_cached
 from .index import Index
 from .manifest import BlockInfo, Footer, ManifestWriter, decode_block
 from .objects import ObjectWriter
 from .tasks import Threads, task_group
+
+T = TypeVar("T")
 
 ENTRIES_PER_STEP = 8192  # a worker thread encodes that many in 15 ms
 READ_BYTES = 1 << 20  # neighbouring blocks that are read at once
@@ -55,20 +61,32 @@ def _nothing() -> None:
 
 
 class ManifestReader:
-    """The entries of one version. Blocks that were read last stay decoded for the next look."""
+    """The entries of one version. Blocks that were read last stay decoded for the next look.
 
-    def __init__(self, store: Store, location: ManifestLocation, threads: Threads) -> None:
+    When the manifest is wrong or gone, `damaged` is told the object's id and answers whose it is: the
+    Corrupt error that follows begins with that.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        location: ManifestLocation,
+        threads: Threads,
+        damaged: Callable[[str], Awaitable[str]],
+    ) -> None:
         self._store = store
         self._location = location
         self._threads = threads
+        self._damaged = damaged
         self._footer: Footer | None = None
         self._last: tuple[BlockInfo, dict[str, Entry]] | None = None
 
     async def footer(self) -> Footer:
         if self._footer is None:
             where = self._location
-            data = await self._read(where.size - where.footer_bytes, where.footer_bytes)
-            self._footer = Footer.decode(where, data)
+            self._footer = await self._decoded(
+                where.size - where.footer_bytes, where.footer_bytes, partial(Footer.decode, where)
+            )
         return self._footer
 
     async def find(self, path: str) -> Entry | None:
@@ -77,7 +95,8 @@ class ManifestReader:
         if block is None:
             return None
         if self._last is None or self._last[0] != block:
-            entries = decode_block(block, await self._read(block.offset, block.length))
+            decode = partial(decode_block, block)
+            entries = await self._decoded(block.offset, block.length, decode)
             self._last = block, {entry.path: entry for entry in entries}
         return self._last[1].get(path)
 
@@ -85,12 +104,31 @@ class ManifestReader:
         """All entries whose path starts with the prefix, in order, some thousands at a time."""
         for blocks in _neighbours((await self.footer()).blocks(prefix)):
             length = sum(block.length for block in blocks)
-            data = await self._read(blocks[0].offset, length)
-            entries = await self._threads.run(_decode, blocks, data)
+            entries = await self._decoded(blocks[0].offset, length, partial(_decode, blocks))
             if prefix:
                 entries = [entry for entry in entries if entry.path.startswith(prefix)]
             if entries:
                 yield entries
+
+    async def _decoded(self, offset: int, length: int, decode: Callable[[memoryview], T]) -> T:
+        """What these bytes say; `decode` raises Corrupt for wrong ones."""
+        async with self._told():
+            try:
+                return await self._threads.run(decode, await self._read(offset, length))
+            except Corrupt:
+                if not await forget_cached(self._store, object_key(self._location.object_id)):
+                    raise
+            return await self._threads.run(decode, await self._read(offset, length))
+
+    @asynccontextmanager
+    async def _told(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (NotFound, Corrupt) as error:
+            whose = await self._damaged(self._location.object_id)
+            raise Corrupt(
+                f"{whose}: its list of files is damaged ({error}); log the same content again to heal it"
+            ) from error
 
     async def _read(self, offset: int, length: int) -> memoryview:
         buffer = memoryview(bytearray(length))

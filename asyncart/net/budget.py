@@ -8,8 +8,8 @@ and under a lock, and every waiter is woken on its own loop.
 
 Buffers are anonymous private mappings (page-aligned, and not copied to a forked child's parent), kept in
 size classes: a page that was touched once is not faulted in again, which costs about as much as receiving
-the bytes. A buffer that something still exports when its lease ends (a NumPy array over it, say) is
-forgotten instead of reused: its memory lives as long as that reference, and nobody else writes into it.
+the bytes. A buffer that a running call still works on when its lease ends (a read in another thread) is
+forgotten instead of reused. Slices cannot be noticed: who makes them must not use them after the lease.
 """
 
 from __future__ import annotations

@@ -33,7 +33,6 @@ from .plane import (
 )
 
 HEAD_BYTES = 32 << 10  # aiohttp takes 8 KiB per line; S3's heads are below 4 KiB
-BURST_BYTES = 512 << 10  # per callback: 0.1-0.2 ms, so that the loop stays responsive
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -125,7 +124,7 @@ class Stream:
         """False if the server answered before it had everything, which then is an answer of refusal."""
 
         def write() -> bool:
-            budget = BURST_BYTES
+            budget = self.channel.burst_bytes
             while views and budget > 0:
                 count = self.channel.send(views[0])
                 if count is None:
@@ -176,7 +175,7 @@ class Stream:
 
         def read() -> bool:
             nonlocal received
-            count = self.channel.receive_into(buffer[received : received + BURST_BYTES])
+            count = self.channel.receive_into(buffer[received:])
             if count is None:
                 return False
             if count == 0:

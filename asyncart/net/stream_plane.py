@@ -168,6 +168,7 @@ class _Pool:
     ) -> None:
         self._loop = loop
         self._context = context
+        self._tls: ssl.SSLContext | None = None
         self._stall_s = stall_s
         self._connect_s = connect_s
         self._idle: dict[Origin, deque[Stream]] = {}
@@ -234,9 +235,10 @@ class _Pool:
             raise
 
     async def _secure(self, plain: PlainChannel, host: str) -> TlsChannel:
-        # reading the authorities takes 10-20 ms, once
-        context = await asyncio.to_thread(self._context)
-        channel = TlsChannel(plain, context, host, self._scratch)
+        if self._tls is None:
+            # reading the authorities takes 10-20 ms, once
+            self._tls = await asyncio.to_thread(self._context)
+        channel = TlsChannel(plain, self._tls, host, self._scratch)
         readable: asyncio.Future[None]
         while not channel.handshake():
             readable = self._loop.create_future()

@@ -11,7 +11,7 @@ that is shorter than the range asked for, Denied, Unavailable (also: disk full).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Listed(NamedTuple):
@@ -90,3 +90,19 @@ class Store(Protocol):
         """A URL that needs no credentials, or None where the store has no such thing."""
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class Caching(Protocol):
+    """A store that may answer from a copy that it keeps itself."""
+
+    async def forget_cached(self, key: str) -> bool:
+        """Drop the copy of an object whose bytes were found to be wrong.
+
+        True if they may have come from the copy: then reading again makes sense.
+        """
+
+
+async def forget_cached(store: Store, key: str) -> bool:
+    """What to do with wrong bytes first. True: read them again, the copy is gone that was to blame."""
+    return isinstance(store, Caching) and await store.forget_cached(key)

@@ -118,15 +118,21 @@ class S3Store:
         return found
 
     async def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
+        await self.read_measured(key, offset, buffer)
+
+    async def read_measured(self, key: str, offset: int, buffer: memoryview) -> int | None:
+        """`read_into`; returns the size of the whole object, which the store tells on the way."""
         if not buffer.nbytes:
-            return
+            return None
         sign = self.access.signer("GET", self._prefix + key)
-        await self._moving(
+        head = await self._moving(
             key,
             lambda what: self.transfer.get_range(what, sign, offset, buffer),
             offset,
             buffer.nbytes,
         )
+        total = _TOTAL.match(head.headers.get("content-range", ""))
+        return int(total[1]) if total else None
 
     async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
         await self.put(key, buffers, await _checksum_header(self.checksum, buffers))

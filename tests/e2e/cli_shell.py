@@ -81,5 +81,6 @@ class Shell:
         for base in (self.home, self.folder):
             for file in base.rglob("*"):
                 is_temp = file.name.startswith(".") and ".asyncart" in file.name
-                if is_temp or file.name.endswith((".tmp", "-journal")):
+                is_open_journal = file.name.endswith("-journal") and file.stat().st_size > 0
+                if is_temp or is_open_journal or file.name.endswith(".tmp"):
                     yield file

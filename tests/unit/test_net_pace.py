@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_it_doubles_while_goodput_grows_and_then_stays(capacity: int, settled: i
         level = grown(level, capacity)
         seen.append(level.limit)
     assert seen[:2] in ([16, 32], [16, 16])
-    assert all(b <= 2 * a for a, b in zip(seen, seen[1:], strict=False))
+    assert all(b <= 2 * a for a, b in itertools.pairwise(seen))
     assert level.limit == settled
     assert not level.is_growing
 

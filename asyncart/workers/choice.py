@@ -1,0 +1,95 @@
+"""Decide how many worker processes a transfer gets, and how its work is cut.
+
+Arithmetic only: no clock, no disk, no processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from ..engine import plan
+from ..engine.upload import WORKER_BYTES
+from ..model import Entry
+
+MIN_FILES = 20_000
+MAX_WORKERS = 8
+UNITS_EACH = 4  # pieces of work per worker: what the slowest one still does at the end is a quarter
+UNIT_FILES = 16_384
+UNIT_BYTES = 4 * plan.PACK_BYTES  # so that few packs are sealed half full
+STEP_FILES = 4096  # entries that are sent to a worker at once
+SPARE = 8  # one part in so many of the memory budget stays with the process itself
+
+
+def worker_count(
+    setting: int, files: int, *, cores: int, memory_bytes: int, store_url: str, can_start: bool
+) -> int:
+    """How many workers; 0 means: in this process. `setting` is `workers` (0: automatic).
+
+    `files` are those to move, small ones.
+    """
+    if setting < 0 or setting == 1 or not can_start or store_url.startswith("memory:"):
+        return 0
+    if setting == 0 and (cores < 2 or files < MIN_FILES):
+        return 0
+    most = shared_bytes(memory_bytes) // WORKER_BYTES
+    count = min(setting or min(cores, MAX_WORKERS), most, files)
+    return count if count > 1 else 0
+
+
+def shared_bytes(memory_bytes: int) -> int:
+    """What of the memory budget the workers get, all together."""
+    return memory_bytes - memory_bytes // SPARE
+
+
+def threads_each(threads: int, workers: int) -> int:
+    """Of a process's threads, how many each of its workers gets."""
+    return max(2, threads // workers)
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def units(sizes: Sequence[int], rows: Sequence[int], workers: int) -> list[list[int]]:
+    """The rows (ascending) in pieces of work: large files first, then runs of small ones, in order."""
+    large = [row for row in rows if plan.is_large(sizes[row])]
+    large.sort(key=sizes.__getitem__, reverse=True)
+    small = rows if not large else [row for row in rows if not plan.is_large(sizes[row])]
+    return [[row] for row in large] + list(_runs(sizes, small, workers))
+
+
+def _runs(sizes: Sequence[int], rows: Sequence[int], workers: int) -> Iterator[list[int]]:
+    pieces = workers * UNITS_EACH
+    most_files = min(UNIT_FILES, -(-len(rows) // pieces))
+    most_bytes = min(UNIT_BYTES, -(-sum(sizes[row] for row in rows) // pieces))
+    first = nbytes = 0
+    for i, row in enumerate(rows):
+        if i > first and (i - first >= most_files or nbytes >= most_bytes):
+            yield list(rows[first:i])
+            first, nbytes = i, 0
+        nbytes += sizes[row]
+    if first < len(rows):
+        yield list(rows[first:])
+
+
+def steps(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
+    """Entries of a manifest for one worker at a time; preferably whole packs, so that each is read by one."""
+    first = 0
+    while first < len(entries):
+        stop = first + STEP_FILES
+        if stop + STEP_FILES // 2 >= len(entries):
+            stop = len(entries)
+        while stop < min(len(entries), first + 2 * STEP_FILES) and _is_same_object(
+            entries[stop - 1], entries[stop]
+        ):
+            stop += 1
+        yield entries[first:stop]
+        first = stop
+
+
+def _is_same_object(a: Entry, b: Entry) -> bool:
+    return bool(a.extents and b.extents) and a.extents[0].object_id == b.extents[0].object_id

