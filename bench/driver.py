@@ -111,7 +111,29 @@ def one(asyncart: Any, run: Any, request: Request) -> Prepared:
     }
 
 
-VERBS: dict[str, Callable[[Any, Any, Request], Prepared]] = {"log": log, "get": get, "one": one}
+def cold(asyncart: Any, run: Any, request: Request) -> Prepared:
+    """One file of an artifact that nothing is known of yet, by a process that is up and connected.
+
+    What was asked of the server meanwhile comes from the server itself.
+    """
+    from .servers import counters, since
+
+    run.use_artifact("warm:latest").download(root=request["target"])
+    before = counters(request["metrics_url"])
+
+    def call() -> None:
+        artifact = run.use_artifact(f"{request['name']}:latest")
+        artifact.get_entry(request["path"]).download(root=request["target"])
+
+    return call, lambda: since(before, counters(request["metrics_url"]))
+
+
+VERBS: dict[str, Callable[[Any, Any, Request], Prepared]] = {
+    "log": log,
+    "get": get,
+    "one": one,
+    "cold": cold,
+}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ ANSWERED = ("wall_s", "cpu_s", "read_bytes", "written_bytes", "peak_rss_bytes")
 
 
 class Asyncart:
-    """One home folder, and calls on it. `place` is an empty folder."""
+    """One home folder, and calls on it. `place` is an empty folder, `settings` the environment beside it."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, settings: Mapping[str, str] | None = None) -> None:
         self.home = place / "home"
         self._answer = place / "answer.json"
+        self._settings = dict(settings or {})
 
     def log(self, source: Path, name: str = "tree") -> Measurement:
         return self._call(verb="log", source=str(source), name=name)
@@ -33,6 +35,11 @@ class Asyncart:
     def one(self, paths: list[str], target: Path, name: str = "tree") -> Measurement:
         return self._call(verb="one", paths=paths, target=str(target), name=name)
 
+    def cold(self, path: str, target: Path, metrics_url: str, name: str = "tree") -> Measurement:
+        """One file, by a process that has fetched another artifact ("warm") before."""
+        request = {"path": path, "target": str(target), "metrics_url": metrics_url}
+        return self._call(verb="cold", name=name, **request)
+
     def store_bytes(self) -> int:
         """Data and manifests, without the catalog."""
         return data.size_bytes(self.home / "store")
@@ -42,7 +49,11 @@ class Asyncart:
         whole = run(
             Command(
                 [sys.executable, "-m", "bench.driver", json.dumps(request), str(self._answer)],
-                {"ASYNCART_HOME": str(self.home), "PYTHONPATH": search_path()},
+                {
+                    "ASYNCART_HOME": str(self.home),
+                    "PYTHONPATH": search_path(),
+                    **self._settings,
+                },
                 cwd=self._answer.parent,
             )
         )

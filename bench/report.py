@@ -99,13 +99,14 @@ def _measured(target: Target, value: float | None) -> str:
     than = _other(target)
     if target.as_speedup:
         return f"{'?' if value is None else f'{1 / value:.1f}'}x faster than {than}"
-    return f"{'?' if value is None else f'{value:.2f}'}x {than}"
+    return f"{'?' if value is None else f'{value:.2f}'}x {than} {target.label}".rstrip()
 
 
 def _demanded(target: Target) -> str:
     if target.as_speedup:
         return f"at least {1 / target.at_most:g}x"
-    return f"at most {quantity(target.at_most, target.unit)}"
+    unit = target.unit if target.against is None else "x"
+    return f"at most {quantity(target.at_most, unit)}"
 
 
 def _other(target: Target) -> str:
@@ -133,6 +134,8 @@ def _measures(row: Row) -> list[Target]:
     """What a row is about: time, or where no target says so, each thing that has a ceiling."""
     if any(target.measure == "wall_s" for target in row.targets):
         return [ceiling("wall_s", 0.0, "s", "")]
+    if any(target.measure == "cpu_s" for target in row.targets):
+        return [ceiling("cpu_s", 0.0, "s", "")]
     return list({target.measure: target for target in row.targets}.values())
 
 
@@ -141,7 +144,9 @@ def _shown(row: Row, results: Results, contender: str) -> str:
         (results.median(row.name, contender, target.measure), target.unit)
         for target in _measures(row)
     ]
-    return " / ".join(quantity(value, unit) for value, unit in values if value is not None)
+    shown = " / ".join(quantity(value, unit) for value, unit in values if value is not None)
+    cpu_s = results.median(row.name, contender, "cpu_s") if row.shows_cpu else None
+    return shown if cpu_s is None else f"{shown} (CPU {quantity(cpu_s, 's')})"
 
 
 def table(rows: Iterable[Row], record: Record) -> Table:

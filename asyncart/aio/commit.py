@@ -24,6 +24,8 @@ from ..engine.upload import Uploader
 from ..errors import Conflict, Invalid
 from ..model import Entry, VersionInfo
 from ..threads import check_cancelled
+from ..workers import uploading
+from ..workers.crew import Crew
 from .drafting import Contents
 from .ledger import Ledger
 from .progress import ProgressCallback, Reporter, reporting
@@ -54,8 +56,11 @@ async def commit(
         scanned_at_ns = time.time_ns()
         listing = await workspace.threads.run(_scan, workspace, contents, reporter)
         try:
-            async with workspace.session(header.collection.entity) as ledger:
-                work = _Commit(workspace, ledger, listing, extra, header, reporter)
+            async with (
+                workspace.crew(len(listing.unknown())) as crew,
+                workspace.session(header.collection.entity) as ledger,
+            ):
+                work = _Commit(workspace, ledger, listing, extra, header, reporter, crew)
                 try:
                     committed = await work.run()
                 except Conflict as error:
@@ -93,6 +98,7 @@ class _Commit:
         extra: list[Entry],
         header: Header,
         reporter: Reporter,
+        crew: Crew,
     ) -> None:
         self._workspace = workspace
         self._ledger = ledger
@@ -100,6 +106,7 @@ class _Commit:
         self._extra = extra
         self._header = header
         self._reporter = reporter
+        self._crew = crew
 
     async def run(self) -> Committed:
         workspace, listing, header = self._workspace, self._listing, self._header
@@ -111,7 +118,15 @@ class _Commit:
         unknown = listing.unknown()
         self._count_unread(len(unknown))
         if unknown:
-            await uploader.store(listing, unknown)
+            await uploading.store(
+                self._crew,
+                uploader,
+                self._ledger,
+                workspace.threads,
+                self._reporter.tally,
+                listing,
+                unknown,
+            )
         digest = await workspace.threads.run(self._digest)
         found = await self._ledger.catalog.find_version(header.collection, digest)
         if found is not None and not found.is_damaged:

@@ -14,6 +14,7 @@ import msgspec
 
 from ..engine.download import Downloader
 from ..engine.fetch import damaged
+from ..engine.manifest import BlockInfo
 from ..engine.scan import file_digest
 from ..engine.tally import Tally
 from ..engine.target import Target
@@ -22,11 +23,15 @@ from ..errors import Invalid, NotFound
 from ..model import Content, Entry
 from ..stores.cache import uncached
 from ..threads import check_cancelled
+from ..workers import downloading
 from .progress import ProgressCallback, reporting
 from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .artifact import Artifact
+
+
+SAMPLE = 64  # stats, to see whether a download is a fresh one
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -82,11 +87,41 @@ async def download(
             reporter.files_total = footer.entry_count
             reporter.bytes_total = footer.total_size
         references: list[Entry] = []
+
+        def steps() -> AsyncIterator[list[Entry]]:
+            references.clear()
+            return _chosen(reader.steps(chosen.prefix), chosen.filter(), references)
+
         async with _target(workspace, folder) as target:
-            downloader = await _downloader(artifact, workspace, target, reporter.tally)
-            steps = _chosen(reader.steps(chosen.prefix), chosen.filter(), references)
-            await downloader.run(steps)
+            blocks = footer.blocks(chosen.prefix)
+            absent = await workspace.threads.run(_absent, target, blocks, chosen.filter())
+            async with workspace.crew(absent) as crew:
+                await downloading.fetch(
+                    crew,
+                    await _downloader(artifact, workspace, target, reporter.tally),
+                    steps,
+                    target=target,
+                    cache=workspace.stat_cache,
+                    statcache_path=workspace.settings.statcache_path,
+                    threads=workspace.threads,
+                    relocate=partial(workspace.relocate, artifact.entity),
+                    tally=reporter.tally,
+                )
             await _fetch_references(references, target, artifact, allow_file_references)
+
+
+def _absent(
+    target: Target, blocks: Sequence[BlockInfo], is_wanted: Callable[[str], bool] | None
+) -> int:
+    """How many of the wanted entries are not there, estimated from the first one of some blocks."""
+    sample = blocks[:: -(-len(blocks) // SAMPLE) or 1]
+    absent = [
+        block
+        for block in sample
+        if (is_wanted is None or is_wanted(block.first_path))
+        and target.stat(block.first_path) is None
+    ]
+    return sum(block.entry_count for block in blocks) * len(absent) // max(1, len(sample))
 
 
 async def download_entries(
@@ -262,7 +297,8 @@ async def verify_stored(artifact: Artifact) -> Verification:
     catalog = await workspace.catalog()
     checked = 0
     bad: list[str] = []
-    async for entries in (await artifact._reader()).steps():
+    reader = workspace.manifest_reader(store, artifact._version_info("content"))
+    async for entries in reader.steps():
         found = await damaged(store, workspace.threads, entries)
         await catalog.mark_damaged(sorted({object_id for _, object_id in found}))
         bad += [entry.path for entry, _ in found]

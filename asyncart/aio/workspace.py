@@ -13,7 +13,7 @@ import os
 import shutil
 import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..catalog.protocol import Catalog
     from ..net.budget import Budget
     from ..stores.protocol import Store
+    from ..workers.crew import Crew
 
 _workspaces: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, Workspace]] = (
     weakref.WeakKeyDictionary()
@@ -111,6 +112,17 @@ class Workspace:
         """A writer's lease on the catalog, renewed until the block ends."""
         async with Ledger.open(await self.catalog(), entity) as ledger:
             yield ledger
+
+    def crew(self, files: int) -> AbstractAsyncContextManager[Crew]:
+        """Worker processes for a transfer of so many files; none where that is not worth it."""
+        from ..workers import choice
+        from ..workers.crew import crew
+        from ..workers.process import can_start
+
+        count = choice.worker_count(
+            self.settings, files, cores=choice.cores(), can_start=can_start()
+        )
+        return crew(count, self.settings, self.budget, self.threads)
 
     async def relocate(self, entity: str, object_id: str, entry: Entry) -> Content | None:
         """Mark the object as damaged; another stored copy of the entry's content, if there is one."""

@@ -153,11 +153,17 @@ class Downloader:
         try:
             try:
                 await self._store.read_into(object_key(piece.object_id), piece.offset, lease.buffer)
-            except (NotFound, Corrupt):  # gone, or shorter than the range
-                return [item.entry for item in piece.pieces]
-            damaged = await self._threads.run(self._write_small, piece.pieces, lease.buffer)
+            except (NotFound, Corrupt) as error:  # gone, or shorter than the range
+                if isinstance(error, NotFound) or len(piece.pieces) == 1:
+                    return [item.entry for item in piece.pieces]
+                damaged = None
+            else:
+                damaged = await self._threads.run(self._write_small, piece.pieces, lease.buffer)
         finally:
             lease.release()
+        if damaged is None:  # most of them may be whole: the error has to name those that are not
+            singly = [plan.ranges([item.entry])[0] for item in piece.pieces]
+            return [entry for single in singly for entry in await self._fetch_once(single)]
         good = len(piece.pieces) - len(damaged)
         size = sum(item.length for item in piece.pieces) - sum(entry.size for entry in damaged)
         self._tally.add(good, size, 0, size)

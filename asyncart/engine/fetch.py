@@ -59,14 +59,7 @@ async def damaged(
     """Read every stored byte of these entries; those that are wrong or gone, with the object's id."""
     found: list[tuple[Entry, str]] = []
     for piece in plan.ranges(entry for entry in entries if entry.size and not entry.chunks):
-        try:
-            data = await _read(
-                store, piece.pieces[0].entry, piece.object_id, piece.offset, piece.length
-            )
-        except Damaged:
-            bad = [item.entry for item in piece.pieces]
-        else:
-            bad = await threads.run(_bad_pieces, piece, data)
+        bad = await _damaged_in(store, threads, piece)
         found += [(entry, piece.object_id) for entry in bad]
     for entry in entries:
         if entry.chunks:
@@ -76,6 +69,19 @@ async def damaged(
             except Damaged as error:
                 found.append((entry, error.object_id))
     return found
+
+
+async def _damaged_in(store: Store, threads: Threads, piece: plan.Range) -> list[Entry]:
+    entries = [item.entry for item in piece.pieces]
+    try:
+        data = await _read(store, entries[0], piece.object_id, piece.offset, piece.length)
+    except Damaged as error:
+        if len(entries) == 1 or isinstance(error.__cause__, NotFound):
+            return entries
+        # The object is shorter than the range: most of the files in it may be whole.
+        singly = [plan.ranges([entry])[0] for entry in entries]
+        return [bad for single in singly for bad in await _damaged_in(store, threads, single)]
+    return await threads.run(_bad_pieces, piece, data)
 
 
 def _bad_pieces(piece: plan.Range, data: memoryview) -> list[Entry]:

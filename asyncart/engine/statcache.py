@@ -201,6 +201,11 @@ def packed_columns(
     )
 
 
+def unpacked(blob: bytes) -> Folder:
+    """The folder that `packed` made a blob of, without a realm."""
+    return Folder(_decode(blob))
+
+
 class StatCache:
     """All folders of this machine, in one SQLite file. Safe for threads and for several processes."""
 

@@ -55,11 +55,11 @@ def packed_results(listing: Listing, files: Files) -> Stored:
     """What the engine found out about the worker's listing."""
     before = [array("q", getattr(files, name)) for name in ("inodes", "sizes", "mtimes", "ctimes")]
     after = [listing.inodes, listing.sizes, listing.mtimes, listing.ctimes]
-    restamped = {}
+    restamped: dict[int, Stamp] = {}
     if before != after:
         for row in range(len(listing)):
             if any(old[row] != new[row] for old, new in zip(before, after, strict=True)):
-                restamped[row] = tuple(listing.stamp(row))
+                restamped[row] = listing.stamp(row)
     return Stored(
         digests=bytes(listing.digests),
         object_of=listing.object_of.tobytes(),
@@ -92,7 +92,7 @@ def merge_results(listing: Listing, rows: Sequence[int], stored: Stored) -> None
             listing.set_digest(row, stored.digests[32 * i : 32 * i + 32])
             listing.object_of[row], listing.offsets[row] = renumbered[i], offsets[i]
     for i, stamp in stored.restamped.items():
-        listing.restamp(rows[i], Stamp(*stamp))
+        listing.restamp(rows[i], stamp)
     for i, content in stored.contents.items():
         listing.contents[rows[i]] = content
 

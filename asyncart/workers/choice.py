@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from ..config import Settings
 from ..engine import plan
 from ..engine.upload import WORKER_BYTES
 from ..model import Entry
@@ -21,19 +22,12 @@ STEP_FILES = 4096  # entries that are sent to a worker at once
 SPARE = 8  # one part in so many of the memory budget stays with the process itself
 
 
-def worker_count(
-    setting: int, files: int, *, cores: int, memory_bytes: int, store_url: str, can_start: bool
-) -> int:
-    """How many workers; 0 means: in this process. `setting` is `workers` (0: automatic).
-
-    `files` are those to move, small ones.
-    """
-    if setting < 0 or setting == 1 or not can_start or store_url.startswith("memory:"):
-        return 0
-    if setting == 0 and (cores < 2 or files < MIN_FILES):
-        return 0
-    most = shared_bytes(memory_bytes) // WORKER_BYTES
-    count = min(setting or min(cores, MAX_WORKERS), most, files)
+def worker_count(settings: Settings, files: int, *, cores: int, can_start: bool) -> int:
+    """How many workers move so many files; 0 means: this process does it."""
+    wanted = settings.workers or (min(cores, MAX_WORKERS) if files >= MIN_FILES else 0)
+    if not can_start or settings.objects_url.startswith("memory:") or settings.limit_rate_bytes:
+        return 0  # a store in our memory is no other process's; nor is the one rate
+    count = min(wanted, files, shared_bytes(settings.memory_bytes) // WORKER_BYTES)
     return count if count > 1 else 0
 
 

@@ -6,10 +6,15 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ..engine.tasks import Threads
+import anyio
+
+from ..config import Settings
+from ..engine.tasks import Threads, cleaned_up
 from ..net.budget import Budget, Lease
 from . import choice, wire
-from .process import Worker
+from .process import CANCEL_S, LEAVE_S, Worker
+
+CLOSE_S = LEAVE_S + CANCEL_S + 1  # each takes at most the two, side by side
 
 logger = logging.getLogger("asyncart.workers")
 
@@ -28,15 +33,16 @@ class Crew:
         if self._lease is not None:
             self._lease.release()
 
+    async def close(self) -> None:
+        """All gone, and reaped, on return; bounded."""
+        async with anyio.create_task_group() as group:
+            for worker in self.workers:
+                group.start_soon(worker.close)
+
 
 @asynccontextmanager
 async def crew(
-    count: int,
-    *,
-    store_url: str,
-    budget: Budget,
-    threads: Threads,
-    limit_rate_bytes: int = 0,
+    count: int, settings: Settings, budget: Budget, threads: Threads
 ) -> AsyncIterator[Crew]:
     """`count` workers that start while the block begins; at its end there is none of them left.
 
@@ -49,20 +55,17 @@ async def crew(
         yield Crew([], None)
         return
     opening = wire.Open(
-        store_url=store_url,
+        store_url=settings.objects_url,
+        cache_dir=settings.cache_dir,
+        cache_bytes=settings.cache_bytes,
         memory_bytes=shared // count,
         threads=choice.threads_each(threads.count, count),
-        limit_rate_bytes=limit_rate_bytes // count,
     )
-    lease = await budget.take(shared)
-    workers: list[Worker] = []
+    members = Crew([], await budget.take(shared))
     try:
-        workers += [Worker(opening) for _ in range(count)]
+        members.workers += [Worker(opening) for _ in range(count)]
         logger.debug("%d worker processes", count)
-        yield Crew(workers, lease)
+        yield members
     finally:
-        lease.release()
-        for worker in workers:
-            worker.dismiss()
-        for worker in workers:
-            await worker.close()
+        members.dismiss()
+        await cleaned_up(members.close, CLOSE_S)

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 
 from ..engine.download import Downloader, Relocate
-from ..engine.statcache import Stamp, StatCache, unpacked
+from ..engine.statcache import StatCache, unpacked
 from ..engine.tally import Tally
 from ..engine.target import Target
 from ..engine.tasks import Threads, task_group
@@ -36,13 +36,14 @@ async def fetch(
     *,
     target: Target,
     cache: StatCache,
+    statcache_path: str,
     threads: Threads,
     relocate: Relocate,
     tally: Tally,
 ) -> None:
     """What `downloader.run(steps())` does, by the crew if there is one."""
     if crew.workers:
-        download = _Download(steps(), target, cache, threads, relocate, tally)
+        download = _Download(steps(), target, cache, statcache_path, threads, relocate, tally)
         try:
             async with task_group() as group:
                 for worker in crew.workers:
@@ -63,6 +64,7 @@ class _Download:
         steps: AsyncIterator[list[Entry]],
         target: Target,
         cache: StatCache,
+        statcache_path: str,
         threads: Threads,
         relocate: Relocate,
         tally: Tally,
@@ -72,6 +74,7 @@ class _Download:
         self._reading = anyio.Lock()
         self._root = target.root
         self._cache = cache
+        self._statcache_path = statcache_path
         self._threads = threads
         self._relocate = relocate
         self._tally = tally
@@ -82,7 +85,7 @@ class _Download:
     async def keep_busy(self, worker: Worker) -> None:
         """Feed it until there is nothing left, and as it lives."""
         desk = _Desk(self._relocate, self._note)
-        order = wire.Fetch(self._root, self._cache.path)
+        order = wire.Fetch(self._root, self._statcache_path)
         try:
             async with task_group() as group:
                 group.start_soon(self._feed, worker, desk.room)
@@ -119,7 +122,7 @@ def _save(cache: StatCache, news: dict[str, list[bytes]]) -> None:
     rows = []
     for folder, blobs in news.items():
         known = [unpacked(blob) for blob in blobs]
-        files: list[tuple[str, Stamp, bytes]] = [item for each in known for item in each.items()]
+        files = [file for each in known for file in each.all()]
         rows.append((folder, cache.merged(folder, known[-1].device, files)))
     if rows:
         cache.save(rows)

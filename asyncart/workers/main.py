@@ -20,13 +20,14 @@ from typing import Any, BinaryIO
 import anyio
 import msgspec
 
-from ..engine.statcache import Stamp, StatCache, packed
+from ..engine.statcache import Known, StatCache, packed
 from ..engine.tally import Tally
 from ..engine.tasks import Threads
 from ..engine.upload import Uploader
 from ..model import Chunk, Content, Entry, Extent, PendingUpload, UploadPart
 from ..net.budget import Budget
 from ..stores import open_store
+from ..stores.cache import with_cache
 from ..stores.protocol import Store
 from . import wire
 from .cargo import listing_of, packed_results
@@ -154,8 +155,8 @@ class RelayedCache(StatCache):
         super().__init__(path)
         self._line = line
 
-    def merged(self, folder: str, device: int, rows: Iterable[tuple[str, Stamp, bytes]]) -> bytes:
-        return packed(device, list(rows))
+    def merged(self, folder: str, device: int, files: Iterable[Known]) -> bytes:
+        return packed(device, list(files))
 
     def save(self, folders: Iterable[tuple[str, bytes]]) -> None:
         self._line.send(wire.Remember(list(folders)))
@@ -194,15 +195,15 @@ async def _serve(source: BinaryIO, sink: BinaryIO) -> None:
     line = Line(sink)
     loop = asyncio.get_running_loop()
     threading.Thread(target=_listen, args=(source, loop, line), daemon=True).start()
-    async with anyio.create_task_group() as group:
-        group.start_soon(_watch_parent, os.getppid())
-        opening = await line.orders.get()
-        assert isinstance(opening, wire.Open)
-        store = await open_store(opening.store_url)
-        line.send(wire.Ready())
-        budget, threads = Budget(opening.memory_bytes), Threads(opening.threads)
-        while True:
-            await _obey(await line.orders.get(), line, store, budget, threads)
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+    opening = await line.orders.get()
+    assert isinstance(opening, wire.Open)
+    store = await open_store(opening.store_url)
+    store = with_cache(store, opening.cache_dir, opening.cache_bytes)
+    line.send(wire.Ready())
+    budget, threads = Budget(opening.memory_bytes), Threads(opening.threads)
+    while True:
+        await _obey(await line.orders.get(), line, store, budget, threads)
 
 
 def _listen(source: BinaryIO, loop: asyncio.AbstractEventLoop, line: Line) -> None:
@@ -211,10 +212,10 @@ def _listen(source: BinaryIO, loop: asyncio.AbstractEventLoop, line: Line) -> No
     os._exit(0)  # the transfer is gone
 
 
-async def _watch_parent(parent: int) -> None:
+def _watch_parent(parent: int) -> None:
     """The pipe does not end if a fork of the parent lives on and holds it open."""
     while os.getppid() == parent:
-        await anyio.sleep(HEARTBEAT_S)
+        time.sleep(HEARTBEAT_S)
     os._exit(0)
 
 

@@ -20,14 +20,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any, BinaryIO, Protocol
+from functools import partial
+from typing import IO, Any, Protocol
 
 import anyio
 import anyio.abc
 import msgspec
 
 from ..engine.tally import Tally
-from ..engine.tasks import task_group
+from ..engine.tasks import cleaned_up, task_group
 from ..errors import AsyncartError, Unavailable
 from . import wire
 
@@ -81,6 +82,7 @@ class Worker:
         self._is_unwanted = False
         self._end = "did not start"
         self._is_ready = False
+        self._has_stopped = False
         self.send(opening)
         try:
             threading.Thread(target=self._keep, name="asyncart-worker", daemon=True).start()
@@ -92,7 +94,7 @@ class Worker:
         return self._process.pid if self._process else None
 
     def send(self, message: wire.ToWorker) -> None:
-        """Never waits: a thread writes."""
+        """Never waits: a thread writes. Nothing is sent to a worker that is dismissed."""
         self._outbox.put(wire.encode(message))
 
     async def work(self, order: wire.ToWorker, desk: Desk, tally: Tally) -> wire.FromWorker:
@@ -109,12 +111,17 @@ class Worker:
                 return await self._attend(desk, tally, counted, group)
         except WorkerLost:
             self.is_lost = True
+            self.kill()
             tally.add(
                 -counted.files, -counted.bytes, -counted.bytes_deduplicated, -counted.bytes_moved
             )
             raise
         except BaseException:
-            await self._cancel(desk)
+            if not self._has_stopped:
+                await cleaned_up(partial(self._cancel, desk), CANCEL_S)
+            if not self._has_stopped:
+                self.is_lost = True
+                self.kill()
             raise
 
     def dismiss(self) -> None:
@@ -132,11 +139,10 @@ class Worker:
         """Gone, and reaped, on return; bounded."""
         self.dismiss()
         try:
-            with anyio.CancelScope(shield=True):
-                if not await self._gone_within(LEAVE_S):
-                    self.kill()
-                    await self._gone_within(CANCEL_S)
-        except BaseException:  # cancelled by asyncio itself, which no scope can shield
+            if not await self._gone_within(LEAVE_S):
+                self.kill()
+                await self._gone_within(CANCEL_S)
+        except BaseException:
             self.kill()
             raise
 
@@ -168,12 +174,11 @@ class Worker:
                     group.start_soon(self._answer, desk.answer, message)
                 case wire.Progressed():
                     for each in (tally, counted):
-                        each.add(
-                            message.files, message.nbytes, message.deduplicated, message.moved
-                        )
+                        each.add(message.files, message.nbytes, message.deduplicated, message.moved)
                 case wire.More() | wire.Remember():
                     desk.take_news(message)
                 case wire.Failed():
+                    self._has_stopped = True
                     raise wire.error_of(message.error)
                 case wire.Stored() | wire.Fetched() | wire.Stopped():
                     return message
@@ -196,30 +201,23 @@ class Worker:
             self.send(wire.Answer(question.number, wire.raw(result)))
 
     async def _cancel(self, desk: Desk) -> None:
-        """Have it stop what it does, and answer what it asks while it cleans up; bounded."""
+        """Have it stop what it does, and answer what it asks while it cleans up."""
         self.send(wire.Cancel())
-        has_stopped = False
-        try:
-            with anyio.move_on_after(CANCEL_S, shield=True):
-                async with task_group() as group:
-                    while not has_stopped:
-                        match message := await self._receive(CANCEL_S):
-                            case wire.Question():
-                                group.start_soon(self._answer, desk.answer, message)
-                            case wire.Remember():
-                                desk.take_news(message)
-                            case (
-                                wire.Stopped() | wire.Failed() | wire.Stored() | wire.Fetched()
-                            ):
-                                has_stopped = True
-                            case _:
-                                pass
-        except WorkerLost:
-            return
-        finally:
-            if not has_stopped:
-                self.is_lost = True
-                self.kill()
+        async with task_group() as group:
+            while not self._has_stopped:
+                try:
+                    message = await self._receive(CANCEL_S)
+                except WorkerLost:
+                    return
+                match message:
+                    case wire.Question():
+                        group.start_soon(self._answer, desk.answer, message)
+                    case wire.Remember():
+                        desk.take_news(message)
+                    case wire.Stopped() | wire.Failed() | wire.Stored() | wire.Fetched():
+                        self._has_stopped = True
+                    case _:
+                        pass
 
     async def _gone_within(self, timeout_s: float) -> bool:
         with anyio.move_on_after(timeout_s):
@@ -269,7 +267,7 @@ class Worker:
         with self._lock:
             return process.wait()
 
-    def _write(self, pipe: BinaryIO) -> None:
+    def _write(self, pipe: IO[bytes]) -> None:
         try:
             with pipe:
                 while (frame := self._outbox.get()) is not None:

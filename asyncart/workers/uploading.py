@@ -92,7 +92,9 @@ class _Upload:
         waiting = [
             row
             for row in rows
-            if listing.flags[row] & KNOWN and listing.object_of[row] == NOWHERE and listing.sizes[row]
+            if listing.flags[row] & KNOWN
+            and listing.object_of[row] == NOWHERE
+            and listing.sizes[row]
         ]
         for start in range(0, len(waiting), ASK_DIGESTS):
             some = waiting[start : start + ASK_DIGESTS]

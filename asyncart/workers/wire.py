@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import msgspec
 
+from ..engine.statcache import Stamp
 from ..errors import BY_CODE, AsyncartError, TransferError
 from ..model import Chunk, Content, Entry, Extent, PendingUpload, UploadPart
 
@@ -25,9 +26,10 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     """What the worker works with. `memory_bytes` is its share of the budget."""
 
     store_url: str
+    cache_dir: str
+    cache_bytes: int
     memory_bytes: int
     threads: int
-    limit_rate_bytes: int = 0
 
 
 class Files(msgspec.Struct, frozen=True, tag=True):
@@ -122,7 +124,7 @@ class Stored(msgspec.Struct, frozen=True, tag=True):
     offsets: bytes
     object_ids: list[str]
     contents: dict[int, Content]
-    restamped: dict[int, tuple[int, int, int, int]]
+    restamped: dict[int, Stamp]
 
 
 class Fetched(msgspec.Struct, frozen=True, tag=True):
@@ -177,7 +179,7 @@ def encode(message: Any) -> bytes:
     return len(body).to_bytes(LENGTH_BYTES, "little") + body
 
 
-def read_frame(file: BinaryIO) -> bytes | None:
+def read_frame(file: IO[bytes]) -> bytes | None:
     """The next message's bytes; None at the end of the stream, wherever in a frame that is."""
     head = file.read(LENGTH_BYTES)
     if len(head) < LENGTH_BYTES:

@@ -7,20 +7,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .borg import Borg
+from .boto3 import Boto3
 from .cp import Cp, CpSync
 from .dvc import Dvc
+from .dvc_s3 import DvcS3
 from .find import Find
 from .hf_xet import HfXet
+from .obstore import Obstore
 from .peer import Missing, Peer
+from .rclone import Rclone
 from .restic import Restic
+from .s3_peer import S3Peer
+from .s5cmd import S5cmd
 from .wandb import Wandb
 
-__all__ = ["Installed", "Missing", "Peer", "install", "local_peers"]
+__all__ = ["Installed", "Missing", "Peer", "S3Peer", "install", "local_peers", "s3_peers"]
 
 
 def local_peers(cache: Path) -> list[Peer]:
     """Peers of the embedded cases. `cache` is where those from PyPI are installed."""
     return [Cp(), CpSync(), Find(), Restic(), Borg(), HfXet(cache), Dvc(cache), Wandb(cache)]
+
+
+def s3_peers(cache: Path) -> list[Peer]:
+    """Peers of the S3 cases."""
+    return [S5cmd(cache), Obstore(cache), Rclone(cache), Boto3(cache), DvcS3(cache)]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_fixtures import face, found, here, tree  # noqa: F401
+from api_fixtures import found, tree
 from colours import contents, draft, entered, got, written
 
 import asyncart
@@ -411,7 +411,10 @@ def test_links_are_followed_or_skipped(linked: Path, symlinks: Any, paths: list[
 def test_links_can_be_refused(linked: Path) -> None:
     artifact = asyncart.Artifact("data", "dataset")
     artifact.add_dir("snap", symlinks="error")
-    with asyncart.init("p") as run, pytest.raises(Invalid, match="snap/file-link is a symbolic link"):
+    with (
+        asyncart.init("p") as run,
+        pytest.raises(Invalid, match="snap/file-link is a symbolic link"),
+    ):
         run.log_artifact(artifact)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 import pytest
-from api_fixtures import face, here, tree  # noqa: F401
+from api_fixtures import tree
 from blake3 import blake3
 from colours import contents, draft, entered, got, written
 
@@ -44,13 +44,17 @@ def test_good_names(good: str) -> None:
     assert asyncart.Artifact(good, "dataset").name == good
 
 
-@pytest.mark.parametrize("bad", ["", ".", "..", "x" * 129, "a b", "a/b", "a:b", "é", "a\n", None, 3])
+@pytest.mark.parametrize(
+    "bad", ["", ".", "..", "x" * 129, "a b", "a/b", "a:b", "é", "a\n", None, 3]
+)
 def test_bad_names_are_value_errors_at_once(bad: Any) -> None:
     with pytest.raises(ValueError, match="artifact name"):
         asyncart.Artifact(bad, "dataset")
 
 
-@pytest.mark.parametrize("bad", ["", "job", "run", "wandb-history", "asyncart-x", "a/b", "a:b", None])
+@pytest.mark.parametrize(
+    "bad", ["", "job", "run", "wandb-history", "asyncart-x", "a/b", "a:b", None]
+)
 def test_bad_types_are_value_errors_at_once(bad: Any) -> None:
     with pytest.raises(ValueError, match="artifact type"):
         asyncart.Artifact("a", bad)
@@ -132,7 +136,9 @@ async def test_bad_metadata_is_a_value_error_that_names_the_place(
 
 
 def test_a_hundred_metadata_keys_are_allowed() -> None:
-    assert len(asyncart.Artifact("a", "t", metadata={f"k{n}": n for n in range(100)}).metadata) == 100
+    assert (
+        len(asyncart.Artifact("a", "t", metadata={f"k{n}": n for n in range(100)}).metadata) == 100
+    )
 
 
 async def test_metadata_changed_in_place_on_a_draft_is_checked_when_logged(face: Any) -> None:
@@ -248,7 +254,15 @@ async def test_the_digest_of_an_entry_is_what_b3sum_prints(face: Any, here: Path
 async def test_names_resolve_with_project_and_entity_filled_in(face: Any) -> None:
     async with entered(face.init("p", entity="me")) as run:
         await log(face, run, "mine", aliases=["best"])
-        for name in ["data", "data:latest", "data:v0", "data:best", "p/data", "p/data:best", "me/p/data:v0"]:
+        for name in [
+            "data",
+            "data:latest",
+            "data:v0",
+            "data:best",
+            "p/data",
+            "p/data:best",
+            "me/p/data:v0",
+        ]:
             assert (await got(run.use_artifact(name))).qualified_name == "me/p/data:v0"
     async with entered(face.init("other", entity="me")) as run:
         await log(face, run, "others")
@@ -286,7 +300,9 @@ async def test_using_a_draft_logs_it_once(face: Any) -> None:
             again = await got(run.use_artifact(await draft(face, "model", "model", f="x")))
             assert again == first
         assert await got(run.use_artifact(first)) == first
-        assert (await got(run.use_artifact(await draft(face, "model", "model", f="y")))).version == "v1"
+        assert (
+            await got(run.use_artifact(await draft(face, "model", "model", f="y")))
+        ).version == "v1"
         assert await names(run.used_artifacts()) == ["model:v0", "model:v1"]
         assert await names(run.logged_artifacts()) == []
         assert [r.id for r in await got(first.used_by())] == [run.id]
@@ -383,7 +399,11 @@ async def test_a_draft_knows_its_name_and_state(face: Any) -> None:
     assert "draft" in repr(artifact)
     async with entered(face.init("p")) as run:
         await got(run.log_artifact(artifact))
-        assert (artifact.name, artifact.collection, artifact.state) == ("data:v0", "data", "COMMITTED")
+        assert (artifact.name, artifact.collection, artifact.state) == (
+            "data:v0",
+            "data",
+            "COMMITTED",
+        )
         assert (await got(artifact.wait())) == artifact
 
 
@@ -585,11 +605,18 @@ async def test_a_finished_run_logs_nothing_and_says_so(face: Any) -> None:
 
 
 async def test_two_runs_in_one_process(face: Any) -> None:
-    async with entered(face.init("p", name="one")) as one, entered(face.init("q", name="two")) as two:
+    async with (
+        entered(face.init("p", name="one")) as one,
+        entered(face.init("q", name="two")) as two,
+    ):
         a = await log(face, one, "x")
         b = await log(face, two, "x")
         c = await log(face, one, "y")
-        assert [x.qualified_name for x in (a, b, c)] == ["local/p/data:v0", "local/q/data:v0", "local/p/data:v1"]
+        assert [x.qualified_name for x in (a, b, c)] == [
+            "local/p/data:v0",
+            "local/q/data:v0",
+            "local/p/data:v1",
+        ]
     assert await names(one.logged_artifacts()) == ["data:v0", "data:v1"]
     assert await names(two.logged_artifacts()) == ["data:v0"]
 
@@ -599,7 +626,9 @@ async def test_names_of_the_module_mean_the_run_that_was_begun_last(face: Any, h
     one = await got(face.init("p"))
     two = await got(face.init("p"))
     assert face.current_run() == two
-    artifact = await got(face.log_artifact("images", name="images", type="dataset", aliases=["best"]))
+    artifact = await got(
+        face.log_artifact("images", name="images", type="dataset", aliases=["best"])
+    )
     assert [r.id for r in await got(artifact.logged_by())] == [two.id]
     await got(face.finish())
     assert face.current_run() == one
@@ -654,7 +683,11 @@ async def test_api_finds_what_is_there(face: Any) -> None:
         assert not await got(api.artifact_exists("nothing"))
         assert not await got(api.artifact_exists("data", type="model"))
         found = [(c.name, c.type, c.versions, c.latest) for c in await got(api.collections())]
-        assert found == [("data", "dataset", 3, 2), ("model", "dataset", 1, 0), ("weights", "model", 1, 0)]
+        assert found == [
+            ("data", "dataset", 3, 2),
+            ("model", "dataset", 1, 0),
+            ("weights", "model", 1, 0),
+        ]
         assert [c.name for c in await got(api.collections(type="model"))] == ["weights"]
         assert await got(api.collections(project="empty")) == []
         assert await got(api.projects()) == ["p"]
@@ -678,7 +711,9 @@ async def test_api_leaves_no_lineage(face: Any) -> None:
 # --- concurrency within one loop ----------------------------------------------------------------
 
 
-async def test_nothing_can_be_added_while_an_artifact_is_being_logged(face: Any, here: Path) -> None:
+async def test_nothing_can_be_added_while_an_artifact_is_being_logged(
+    face: Any, here: Path
+) -> None:
     tree(here, {"x": "x"})
     async with entered(face.init("p")) as run:
         artifact = await draft(face, f="x")

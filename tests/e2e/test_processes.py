@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import asyncart
-from asyncart.model import RunState
+from asyncart.model import RunInfo, RunState
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
@@ -59,7 +59,9 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run_program(body: str, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+def run_program(
+    body: str, *arguments: str, fails: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run the program in a folder of its own; it must say nothing on stderr unless it `fails`."""
     script = Path("program.py")
     script.write_text(BEGIN + textwrap.dedent(body))
@@ -76,7 +78,7 @@ def run_program(body: str, *arguments: str, fails: bool = False) -> subprocess.C
     return done
 
 
-def run_of(name: str) -> asyncart.model.RunInfo:  # type: ignore[name-defined]
+def run_of(name: str) -> RunInfo:
     with asyncart.Api(project="p") as api:
         return api.artifact(name).logged_by()[0]
 
@@ -365,7 +367,9 @@ def test_processes_log_into_one_collection_at_once() -> None:
     for worker in workers:
         assert worker.communicate(timeout=120)[1] == b""
     with asyncart.Api(project="p") as api:
-        assert [a.version for a in api.artifacts("shared")] == [f"v{n}" for n in reversed(range(20))]
+        assert [a.version for a in api.artifacts("shared")] == [
+            f"v{n}" for n in reversed(range(20))
+        ]
         assert api.artifact("shared").get_entry("a.txt").read().endswith(b" 4")
 
 

@@ -1,7 +1,7 @@
 """A bucket of a real server behind a proxy that fails on purpose, and what must be true of it afterwards.
 
 Each rig has a home, a prefix in the bucket and a proxy of its own, so that many run side by side in one
-event loop. Sizes are those of `workplace.scale_down`, waits are short: a case takes milliseconds.
+event loop. Sizes are scaled down as far as the server allows (parts of 5 MiB), waits are short.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from workplace import KIB, Place, Tree, content, scale_down
 
 from asyncart import stores
 from asyncart.catalog.tables import WRITING
+from asyncart.engine import chunking, objects, plan
 from asyncart.model import object_key
 from asyncart.net import budget
 from asyncart.net.retry import Transfer
@@ -35,7 +36,9 @@ from tests.faultproxy import Exchange, FaultProxy
 STALL_S = 0.4
 PATIENCE_S = 1.2
 CONTROL_ATTEMPTS = 5
-PART_BYTES = 4 * KIB  # the server takes any; S3 itself wants 5 MiB
+MIB = 1 << 20
+PART_BYTES = 5 * MIB  # S3's own rule, and the server's
+LARGE_BYTES = 6 * MIB  # two parts
 
 
 class Bucket:
@@ -128,9 +131,9 @@ def small_files(seed: object) -> dict[str, bytes]:
     return {f"small/{n}": content((seed, n), 600 + n) for n in range(4)}
 
 
-def large_file(seed: object, kib: int = 120) -> dict[str, bytes]:
-    """One multipart upload of several parts, and a manifest (one PUT)."""
-    return {"large": content((seed, "large"), kib * KIB)}
+def large_file(seed: object, size: int = LARGE_BYTES) -> dict[str, bytes]:
+    """One multipart upload of two parts, and a manifest (one PUT)."""
+    return {"large": content((seed, "large"), size)}
 
 
 @contextmanager
@@ -184,8 +187,13 @@ class Workshop:
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything scaled down: sizes by a thousand, waits to fractions of a second."""
+    """Everything scaled down: sizes as far as the server allows, waits to fractions of a second."""
     scale_down(monkeypatch)
+    monkeypatch.setattr(plan, "BLOCK_BYTES", PART_BYTES + 512 * KIB)
+    monkeypatch.setattr(plan, "RANGE_BYTES", MIB)
+    monkeypatch.setattr(objects, "MULTIPART_BYTES", PART_BYTES)
+    for name, kib in (("MIN_BYTES", 16), ("AVERAGE_BYTES", 64), ("MAX_BYTES", 256)):
+        monkeypatch.setattr(chunking, name, kib * KIB)
     monkeypatch.setattr(s3.S3Store, "part_bytes", PART_BYTES)
     monkeypatch.setattr(aws, "CONNECT_S", STALL_S)
     monkeypatch.setattr(aws, "READ_S", STALL_S)

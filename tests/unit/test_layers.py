@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "asyncart"
 MODEL = {"errors", "model"}
 BELOW_NET = MODEL | {"config", "names", "threads"}
 BELOW_ENGINE = BELOW_NET | {"net", "stores.protocol"}
-BELOW_AIO = BELOW_ENGINE | {"stores", "catalog", "engine", "references"}
+BELOW_AIO = BELOW_ENGINE | {"stores", "catalog", "engine", "references", "workers"}
 PUBLIC = {"", "errors", "model", "aio", "sync"}
 ALLOWED = {
     "errors": set(),
@@ -27,6 +27,7 @@ ALLOWED = {
     "catalog": BELOW_NET | {"net"},
     "engine": BELOW_ENGINE | {"catalog.protocol"},
     "references": BELOW_ENGINE | {"engine"},
+    "workers": BELOW_ENGINE | {"stores", "engine"},
     "aio": BELOW_AIO,
     "_bridge": {"errors", "engine.tasks"},
     "_twins": {"errors", "_bridge"},

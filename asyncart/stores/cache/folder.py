@@ -42,6 +42,7 @@ logger = logging.getLogger("asyncart.cache")
 
 LARGEST_PART = 4  # an object may take that part of the limit
 SPARE_PART = 32  # evict that part of the limit more than needed: not a listing for every range
+OWN_BYTES = 8 << 10  # the tag and the books, a block each
 KEEP_FREE_PART = 20  # 5 % of the disk stay free, and
 KEEP_FREE_BYTES = 1 << 30  # no less than this
 TOUCH_S = 60.0  # how exact the time of the last use is: a cheap write per minute and object
@@ -213,14 +214,15 @@ class ObjectCache:
     def _reserve(self, wanted: int) -> bool:
         """Enter the bytes into the books, after making room for them."""
         wanted += objectfile.HEADER_BYTES
+        limit = self.limit_bytes - OWN_BYTES
         with self._open_books() as books:
-            if books.total is None or books.total + wanted > self.limit_bytes:
+            if books.total is None or books.total + wanted > limit:
                 found = self.objects()
                 books.total = sum(each.bytes for each in found)
-                if books.total + wanted > self.limit_bytes:
-                    goal = self.limit_bytes - max(wanted, self.limit_bytes // SPARE_PART)
+                if books.total + wanted > limit:
+                    goal = limit - max(wanted, limit // SPARE_PART)
                     books.total -= self._remove_oldest(found, books.total - goal).bytes
-            if books.total + wanted > self.limit_bytes:
+            if books.total + wanted > limit:
                 return False  # what is left could not be removed
             books.total += wanted
         return True
@@ -296,7 +298,7 @@ class ObjectCache:
 
     def clear(self) -> Removed:
         """Remove all objects, and forget how useful they were."""
-        return self._prune(0, is_fresh_start=True)
+        return self._prune(-1, is_fresh_start=True)  # empty files, too
 
     def _prune(self, to_bytes: int, *, is_fresh_start: bool = False) -> Removed:
         if not os.path.isdir(self._objects):

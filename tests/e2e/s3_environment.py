@@ -1,0 +1,20 @@
+"""The same tests over S3: a suite of the API runs again where objects are in a bucket.
+
+A module `test_s3_NAME.py` imports everything of `test_NAME.py` (its tests with it) and this fixture.
+`test_s3_api` fails when a suite of the API has no such twin.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from services import S3Server
+
+
+@pytest.fixture(autouse=True)
+def in_a_bucket(aws_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Objects go to a prefix of this test's own: that, and nothing else, is different."""
+    url = f"s3://{aws_environment.bucket}/{os.urandom(8).hex()}"
+    monkeypatch.setenv("ASYNCART_OBJECTS", url)
+    return url
