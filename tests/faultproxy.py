@@ -67,14 +67,19 @@ class Fault:
     method: str | None = None
     path: str | None = None
     query: str | None = None  # what the query must contain; "" for: there must be none
+    passes: int = 0  # how many such requests still come through unharmed
 
     def hits(self, method: str, path: str, query: str) -> bool:
-        return (
+        is_meant = (
             self.left > 0
             and self.method in (None, method)
             and (self.path is None or path.startswith(self.path))
             and (self.query is None or (self.query in query if self.query else not query))
         )
+        if is_meant and self.passes:
+            self.passes -= 1
+            return False
+        return is_meant
 
 
 class Exchange(NamedTuple):
@@ -144,10 +149,11 @@ class FaultProxy:
         method: str | None = None,
         path: str | None = None,
         query: str | None = None,
+        passes: int = 0,
     ) -> None:
         assert kind in KINDS, kind
         left = float("inf") if times is None else times
-        self.faults.append(Fault(kind, left, method, path, query))
+        self.faults.append(Fault(kind, left, method, path, query, passes))
 
     def clear(self) -> None:
         """No more faults, and counters at zero."""

@@ -7,6 +7,7 @@ durable. If the collector took something meanwhile (Conflict), the missing part 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from ..catalog.protocol import CollectionName, Committed, Draft
 from ..engine.listing import OVERWRITES, Listing
 from ..engine.manifest import ContentDigest
 from ..engine.scan import Removal, check_tree, scan
-from ..engine.tree import write_manifest
+from ..engine.tree import Piece, write_manifest
 from ..engine.upload import Uploader
 from ..errors import Conflict, Invalid
 from ..model import Entry, VersionInfo
@@ -31,6 +32,7 @@ from .ledger import Ledger
 from .progress import ProgressCallback, Reporter, reporting
 from .workspace import Workspace
 
+ENTRIES_PER_PIECE = 512
 logger = logging.getLogger("asyncart.log")
 
 
@@ -137,7 +139,7 @@ class _Commit:
             digest = await workspace.threads.run(self._digest)
         self._reporter.stage = "commit"
         location, totals = await write_manifest(
-            store, self._ledger, workspace.threads, self._entries()
+            store, self._ledger, workspace.threads, self._content()
         )
         object_ids = tuple(sorted({*totals.object_ids, location.object_id}))
         return await self._commit(
@@ -186,10 +188,11 @@ class _Commit:
             content.update(path, digest)
         return content.digest()
 
-    def _entries(self) -> Iterator[Entry]:
+    def _content(self) -> Iterator[Piece]:
         if not self._extra:
-            return self._listing.entries()
-        return _merged(self._listing.entries(), self._extra)
+            return self._listing.pieces()
+        entries = map(self._listing.entry, range(len(self._listing)))
+        return _sliced(_merged(entries, self._extra))
 
 
 def _without_overwritten(listing: Listing, extra: Sequence[Entry]) -> list[Entry]:
@@ -227,6 +230,11 @@ def _merged(entries: Iterator[Entry], extra: Sequence[Entry]) -> Iterator[Entry]
     if other is not None:
         yield other
         yield from following
+
+
+def _sliced(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    while some := list(itertools.islice(entries, ENTRIES_PER_PIECE)):
+        yield some
 
 
 async def _extra_entries(workspace: Workspace, contents: Contents) -> list[Entry]:

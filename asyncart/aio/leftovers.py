@@ -7,12 +7,12 @@ draft wrote itself, which a killed process leaves behind.
 from __future__ import annotations
 
 import os
-import shutil
 
 import msgspec
 
 from ..config import Settings
 from ..engine.statcache import StatCache
+from ..stores.cache import ObjectCache
 from .workspace import _sweep_drafts
 
 
@@ -27,12 +27,17 @@ class Leftover(msgspec.Struct, frozen=True):
 
 def leftovers(settings: Settings) -> list[Leftover]:
     """What there is; kinds that do not exist have no files. Nothing is created."""
-    kinds = (
-        ("stat cache", settings.statcache_path),
-        ("objects", settings.cache_dir),
-        ("drafts", settings.drafts_dir),
-    )
-    return [Leftover(name, path, *_measured(path)) for name, path in kinds]
+    objects = object_cache(settings).objects()
+    return [
+        Leftover("stat cache", settings.statcache_path, *_measured(settings.statcache_path)),
+        Leftover("objects", settings.cache_dir, len(objects), sum(each.bytes for each in objects)),
+        Leftover("drafts", settings.drafts_dir, *_measured(settings.drafts_dir)),
+    ]
+
+
+def object_cache(settings: Settings) -> ObjectCache:
+    """The cache for objects of a remote store; looking at it creates nothing."""
+    return ObjectCache(settings.cache_dir, settings.cache_bytes)
 
 
 def clear(settings: Settings) -> None:
@@ -42,7 +47,7 @@ def clear(settings: Settings) -> None:
         cache = StatCache(settings.statcache_path)
         cache.clear()
         cache.close()
-    shutil.rmtree(settings.cache_dir, ignore_errors=True)
+    object_cache(settings).clear()
     _sweep_drafts(settings.drafts_dir)
 
 

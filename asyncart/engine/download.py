@@ -22,13 +22,13 @@ from typing import NamedTuple
 import anyio
 from blake3 import blake3
 
-from ..errors import Corrupt, NotFound, TransferError
+from ..errors import Corrupt, NotFound
 from ..model import Content, Entry, object_key
 from ..net.budget import Budget
 from ..stores.protocol import Store, forget_cached
 from ..threads import check_cancelled
 from . import plan
-from .fetch import Damaged, bad_chunk, corrupt, damaged_objects, relocated
+from .fetch import Damaged, bad_chunk, corrupt, relocated
 from .scan import file_digest
 from .statcache import RACY_NS, Folder, Known, Stamp, StatCache
 from .tally import Tally
@@ -190,20 +190,15 @@ class Downloader:
         self._tally.add(1, 0, 0, 0)
 
     async def _fetch_anywhere(self, entry: Entry) -> None:
-        while True:
-            try:
-                return await self._fetch_chunks(entry)
-            except (Damaged, TransferError) as error:
-                object_ids = damaged_objects(error)
-                if not object_ids:
-                    raise
-                # All are marked, whether or not the first one has a substitute.
-                content = [await self._relocate(object_id, entry) for object_id in object_ids][-1]
-                if content is None:
-                    raise corrupt(entry, object_ids[0]) from error
-            entry = relocated(entry, content)
+        while damaged := await self._fetch_chunks(entry):
+            # All of them are marked before anybody asks where the content lies now.
+            contents = [await self._relocate(object_id, entry) for object_id in damaged]
+            if contents[-1] is None:
+                raise corrupt(entry, damaged[0])
+            entry = relocated(entry, contents[-1])
 
-    async def _fetch_chunks(self, entry: Entry) -> None:
+    async def _fetch_chunks(self, entry: Entry) -> list[str]:
+        """The objects that gave wrong bytes; if there is none, the file is published."""
         plan.chunk_ranges(entry)  # refuses nonsense before anything is allocated
         begin = functools.partial(
             self._threads.run, self._target.begin, entry.path, entry.size, entry.digest.hex()
@@ -211,7 +206,10 @@ class Downloader:
         begun: list[Partial] = []
         try:
             await settled(begin, begun.append)
-            await self._fill(entry, begun[0])
+            damaged = await self._fill(entry, begun[0])
+            if damaged:
+                begun[0].keep()
+            return damaged
         except Exception:
             for partial in begun:
                 partial.keep()
@@ -221,36 +219,40 @@ class Downloader:
                 partial.discard()
             raise
 
-    async def _fill(self, entry: Entry, partial: Partial) -> None:
+    async def _fill(self, entry: Entry, partial: Partial) -> list[str]:
         wanted = None
         if partial.was_there:
             wanted = await self._threads.run(_wanted, entry, partial)
             kept = sum(c.length for c, w in zip(entry.chunks, wanted, strict=True) if not w)
             self._tally.add(0, kept, kept, 0)
+        damaged: set[str] = set()
         async with task_group() as group:
             for piece in plan.chunk_ranges(entry, wanted):
                 await self._slots.acquire()
-                group.start_soon(self._fetch_chunk_range, entry, piece, partial)
-        st = await self._threads.run(partial.publish, entry.executable)
-        self._present.wrote(entry, st)
+                group.start_soon(self._fetch_chunk_range, entry, piece, partial, damaged)
+        if not damaged:
+            st = await self._threads.run(partial.publish, entry.executable)
+            self._present.wrote(entry, st)
+        return sorted(damaged)
 
     async def _fetch_chunk_range(
-        self, entry: Entry, piece: plan.ChunkRange, partial: Partial
+        self, entry: Entry, piece: plan.ChunkRange, partial: Partial, damaged: set[str]
     ) -> None:
+        """What is damaged is noted, not raised: the other ranges need not be fetched again then."""
         try:
-            lease = await self._budget.take(piece.length)
-            try:
+            async with self._budget.lease(piece.length) as buffer:
                 try:
-                    await self._fetch_chunks_once(entry, piece, partial, lease.buffer)
+                    await self._fetch_chunks_once(entry, piece, partial, buffer)
                 except Damaged:
                     if not await forget_cached(self._store, object_key(piece.object_id)):
                         raise
-                    await self._fetch_chunks_once(entry, piece, partial, lease.buffer)
-            finally:
-                lease.release()
+                    await self._fetch_chunks_once(entry, piece, partial, buffer)
+        except Damaged:
+            damaged.add(piece.object_id)
+        else:
+            self._tally.add(0, piece.length, 0, piece.length)
         finally:
             self._slots.release()
-        self._tally.add(0, piece.length, 0, piece.length)
 
     async def _fetch_chunks_once(
         self, entry: Entry, piece: plan.ChunkRange, partial: Partial, buffer: memoryview

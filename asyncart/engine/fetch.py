@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 from blake3 import blake3
 
-from ..errors import Corrupt, Invalid, NotFound, TransferError
+from ..errors import Corrupt, Invalid, NotFound
 from ..model import Content, Entry, object_key
 from ..stores.protocol import Store, forget_cached
 from . import plan
@@ -146,14 +146,6 @@ class Damaged(Corrupt):
     def __init__(self, message: str, object_id: str) -> None:
         super().__init__(message)
         self.object_id = object_id
-
-
-def damaged_objects(error: Damaged | TransferError) -> list[str]:
-    """The objects that gave wrong bytes, if that is all that went wrong."""
-    if isinstance(error, Damaged):
-        return [error.object_id]
-    found = [inner.object_id for inner in error.failures if isinstance(inner, Damaged)]
-    return found if len(found) == len(error.failures) else []
 
 
 def relocated(entry: Entry, content: Content) -> Entry:

@@ -12,6 +12,8 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from ..model import Chunk, Content, Entry, Extent
+from .manifest import BLOCK_ENTRIES
+from .records import PlainFiles
 from .statcache import RACY_NS, Folder, Known, Stamp, StatCache, columns_of, packed_columns
 
 EXECUTABLE = 1
@@ -21,6 +23,8 @@ IMMUTABLE = 8  # the user's word: it may be linked instead of copied
 OVERWRITES = 16  # the user's word: it replaces what has the same path
 
 _AS_KNOWN = bytes(flag | KNOWN | FROM_CACHE for flag in range(256))
+
+_AS_EXECUTABLE = bytes(flag & EXECUTABLE for flag in range(256))
 
 NOWHERE = -1  # not placed yet (or empty: nothing to place)
 APART = -2  # placement is in `contents`, not in the columns
@@ -108,6 +112,7 @@ class Listing:
         for row in changed:
             self.forget_digest(first + row)
             self.object_of[first + row] = NOWHERE
+            self.offsets[first + row] = 0
 
     def name_locally(self, row: int, name: str) -> None:
         self._named[row] = name
@@ -198,25 +203,42 @@ class Listing:
         """Rows with bytes that are not known to be stored anywhere."""
         return [i for i, o in enumerate(self.object_of) if o == NOWHERE and self.sizes[i]]
 
-    def entries(self) -> Iterator[Entry]:
-        """Every row as an entry; all must have a digest and a place."""
-        for row, path in enumerate(self.paths):
-            extents: tuple[Extent, ...] = ()
-            chunks: tuple[Chunk, ...] = ()
-            index = self.object_of[row]
-            if index >= 0:
-                extents = (Extent(self.object_ids[index], self.offsets[row], self.sizes[row]),)
-            elif index == APART:
-                content = self.contents[row]
-                extents, chunks = content.extents, content.chunks
-            yield Entry(
-                path,
-                bytes(self.digests[32 * row : 32 * row + 32]),
-                self.sizes[row],
-                extents,
-                chunks,
-                bool(self.flags[row] & EXECUTABLE),
-            )
+    def pieces(self) -> Iterator[PlainFiles | list[Entry]]:
+        """All rows for the manifest; each must have a digest and a place."""
+        for start in range(0, len(self), BLOCK_ENTRIES):
+            stop = min(start + BLOCK_ENTRIES, len(self))
+            indexes = self.object_of[start:stop]
+            if APART in indexes:
+                yield [self.entry(row) for row in range(start, stop)]
+            else:
+                yield self._plain(start, stop, indexes)
+
+    def _plain(self, start: int, stop: int, indexes: array[int]) -> PlainFiles:
+        used = sorted({index for index in indexes if index >= 0})
+        position_of = {index: position for position, index in enumerate(used)}
+        return PlainFiles(
+            self.paths[start:stop],
+            bytes(self.digests[32 * start : 32 * stop]),
+            self.sizes[start:stop],
+            bytes(self.flags[start:stop]).translate(_AS_EXECUTABLE),
+            [self.object_ids[index] for index in used],
+            [position_of.get(index, 0) for index in indexes],
+            self.offsets[start:stop],
+        )
+
+    def entry(self, row: int) -> Entry:
+        extents: tuple[Extent, ...] = ()
+        chunks: tuple[Chunk, ...] = ()
+        index = self.object_of[row]
+        if index >= 0:
+            extents = (Extent(self.object_ids[index], self.offsets[row], self.sizes[row]),)
+        elif index == APART:
+            content = self.contents[row]
+            extents, chunks = content.extents, content.chunks
+        is_executable = bool(self.flags[row] & EXECUTABLE)
+        return Entry(
+            self.paths[row], self.digest(row), self.sizes[row], extents, chunks, is_executable
+        )
 
     def used_object_ids(self) -> set[str]:
         used = set(self.object_ids)
@@ -264,7 +286,7 @@ class Listing:
             )
         ]
         if not self.whole[folder]:
-            files = [self._known(row) for row in kept]
+            files = [self._known(row) for row in kept if is_text(self._local_name(row))]
             return cache.merged(self.folders[folder], self.devices[folder], files)
         stamps = array("q")
         for column in (self.inodes, self.sizes, mtimes, ctimes):

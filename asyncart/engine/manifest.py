@@ -93,7 +93,13 @@ from asyncart.engine.columns import (
     unpack_slices,
     unpack_strings,
 )
-from asyncart.engine.records import MAX_BYTES, decode_record, encode_record
+from asyncart.engine.records import (
+    MAX_BYTES,
+    PlainFiles,
+    decode_record,
+    encode_plain,
+    encode_record,
+)
 from asyncart.errors import Corrupt, Invalid
 from asyncart.model import DIGEST_BYTES, Entry, ManifestLocation
 
@@ -189,6 +195,16 @@ class ManifestWriter:
             self._pending_cost += cost
         return finished
 
+    def append_plain(self, files: PlainFiles) -> list[bytes]:
+        """The same for up to `block_entries` plain files, which become a block of their own."""
+        if self._footer is not None:
+            raise Invalid("the manifest is finished: begin a new one")
+        finished = [self._close_block()] if self._pending else []
+        record = encode_plain(files, self._last_path)
+        size = sum(files.sizes)
+        finished.append(self._add_block(record, files.paths, size, files.object_ids))
+        return finished
+
     def finish(self) -> bytes:
         """The rest of the object: the last block and the footer."""
         if self._footer is not None:
@@ -209,21 +225,28 @@ class ManifestWriter:
     def _close_block(self) -> bytes:
         entries = self._pending
         record, object_ids = encode_record(entries, self._last_path)
-        limit = MAX_ENTRY_RECORD_BYTES if len(entries) == 1 else MAX_RECORD_BYTES
+        paths = [entry.path for entry in entries]
+        self._pending = []
+        self._pending_cost = 0
+        return self._add_block(record, paths, sum([entry.size for entry in entries]), object_ids)
+
+    def _add_block(
+        self, record: bytes, paths: Sequence[str], entry_bytes: int, object_ids: Sequence[str]
+    ) -> bytes:
+        limit = MAX_ENTRY_RECORD_BYTES if len(paths) == 1 else MAX_RECORD_BYTES
         if len(record) > limit:
             raise Invalid(
-                f"{entries[0].path}: its record takes {len(record):,} bytes in the manifest, more than "
+                f"{paths[0]}: its record takes {len(record):,} bytes in the manifest, more than "
                 f"{limit:,}: split the file"
             )
-        entry_bytes = sum([entry.size for entry in entries])
         if self.total_size + entry_bytes > MAX_BYTES:
-            raise Invalid(f"{entries[-1].path}: the sizes add up to more than {MAX_BYTES:,} bytes")
+            raise Invalid(f"{paths[-1]}: the sizes add up to more than {MAX_BYTES:,} bytes")
         block = zstd.compress(record, _LEVEL)
         info = BlockInfo(
             object_id="",
-            first_path=entries[0].path,
+            first_path=paths[0],
             end_path=None,
-            entry_count=len(entries),
+            entry_count=len(paths),
             entry_bytes=entry_bytes,
             offset=self.size,
             length=len(block),
@@ -235,9 +258,7 @@ class ManifestWriter:
         self.entry_count += info.entry_count
         self.total_size += info.entry_bytes
         self.object_ids.update(object_ids)
-        self._last_path = entries[-1].path
-        self._pending = []
-        self._pending_cost = 0
+        self._last_path = paths[-1]
         return block
 
 

@@ -65,6 +65,10 @@ class _Gathered:
         self.releases.clear()
 
 
+def _nothing() -> None:
+    """The bytes are our own."""
+
+
 class ObjectWriter:
     """One object, appended to in order. Use `finish` or `abort`; sends run in the given task group."""
 
@@ -124,14 +128,25 @@ class ObjectWriter:
         return True
 
     async def append(
-        self, views: Sequence[memoryview], digests: bytes, done: Callable[[], None]
+        self,
+        views: Sequence[memoryview],
+        digests: bytes,
+        done: Callable[[], None],
+        held_bytes: int = 0,
     ) -> int:
         """Take these bytes; `done` is called once they may be reused. Returns their offset.
 
-        `digests`: of the contents that lie in the views, in order.
+        `digests`: of the contents that lie in the views, in order. `held_bytes`: of the buffer that is
+        not free before `done`.
         """
         await self.begin(digests)
         offset = self.size
+        if not self._is_direct and 2 * sum(map(len, views)) < held_bytes:
+            # A few new files in many batches: until they fill a part they must not hold all those
+            # buffers, or the budget would be empty before there is anything to send.
+            views = [memoryview(b"".join(views))]
+            done()
+            done = _nothing
         self._gathered.add(views, digests, done)
         self.size = self._sent + self._gathered.size
         enough = self._part_bytes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, islice, pairwise, repeat
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -65,6 +65,43 @@ _RECORD = msgspec.msgpack.Decoder(_Record)
 # --- writing ---
 
 
+class PlainFiles(NamedTuple):
+    """Consecutive files that are empty or one extent each, as columns: what nearly every block holds.
+
+    An empty file has index 0 and offset 0, whatever object that is. `flags` is 1 for executables.
+    """
+
+    paths: list[str]
+    digests: bytes
+    sizes: Sequence[int]
+    flags: bytes
+    object_ids: list[str]
+    indexes: Sequence[int]
+    offsets: Sequence[int]
+
+
+def encode_plain(files: PlainFiles, after: str = "") -> bytes:
+    """The same record as `encode_record` makes of these files, without an object for each of them."""
+    count = len(files.paths)
+    _check_paths(files.paths, after)
+    _check_numbers(files.paths, files.sizes, files.offsets)
+    if len(files.digests) != count * DIGEST_BYTES:
+        raise Invalid(
+            f"{files.paths[0]}: {count} files need {count * DIGEST_BYTES} bytes of digests"
+        )
+    record = _Record(
+        objects=b"".join([_object_id_bytes(object_id) for object_id in files.object_ids]),
+        paths=pack_strings(files.paths),
+        digests=files.digests,
+        sizes=struct.pack(f"<{count}Q", *files.sizes),
+        flags=files.flags,
+        object_indexes=struct.pack(f"<{count}I", *files.indexes),
+        offsets=struct.pack(f"<{count}Q", *files.offsets),
+        **_encode_special((), bytearray(), {}),
+    )
+    return msgspec.msgpack.encode(record)
+
+
 def encode_record(entries: Sequence[Entry], after: str = "") -> tuple[bytes, list[str]]:
     """The uncompressed record of one block, and the ids of the objects that it names.
 
@@ -116,6 +153,14 @@ def _check_plain_columns(
     offsets: Sequence[int],
     after: str,
 ) -> None:
+    _check_paths(paths, after)
+    if set(map(len, digests)) != {DIGEST_BYTES}:
+        path = next(p for p, d in zip(paths, digests, strict=True) if len(d) != DIGEST_BYTES)
+        _refuse(path, f"its digest is not {DIGEST_BYTES} bytes long")
+    _check_numbers(paths, sizes, offsets)
+
+
+def _check_paths(paths: Sequence[str], after: str) -> None:
     if not after < paths[0] or not is_ascending(paths):
         for earlier, later in pairwise([after, *paths]):
             if not earlier < later:
@@ -125,12 +170,12 @@ def _check_plain_columns(
     if not all(map(is_safe_entry_path, paths)):
         unsafe = next(path for path in paths if not is_safe_entry_path(path))
         raise Invalid(f"{unsafe!r} is not a safe path for an entry")
-    if set(map(len, digests)) != {DIGEST_BYTES}:
-        path = next(p for p, d in zip(paths, digests, strict=True) if len(d) != DIGEST_BYTES)
-        _refuse(path, f"its digest is not {DIGEST_BYTES} bytes long")
-    if min(sizes) < 0 or max(sizes) > MAX_BYTES or max(offsets) > MAX_BYTES:
+
+
+def _check_numbers(paths: Sequence[str], sizes: Sequence[int], offsets: Sequence[int]) -> None:
+    if min(sizes) < 0 or max(sizes) > MAX_BYTES or min(offsets) < 0 or max(offsets) > MAX_BYTES:
         for path, size, offset in zip(paths, sizes, offsets, strict=True):
-            if not 0 <= size <= MAX_BYTES or offset > MAX_BYTES:
+            if not (0 <= size <= MAX_BYTES and 0 <= offset <= MAX_BYTES):
                 _refuse(path, "its size or offset is out of range")
 
 

@@ -71,6 +71,11 @@ def signed(inode: int) -> int:
     return inode - (1 << 64) if inode >> 63 else inode
 
 
+def is_text(name: str) -> bool:
+    """Whether the name of a local file is UTF-8; the others are not remembered."""
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def columns_of(stats: Sequence[os.stat_result]) -> array[int]:
     """The stamps of some files as columns, one after the other, as `Folder` holds them."""
     columns = array("q")
@@ -94,7 +99,11 @@ class Folder:
     __slots__ = ("_columns", "_object_of", "_offsets", "_rows", "_stamps", "device", "object_ids")
 
     def __init__(self, columns: _Columns | None = None, realm: str = "") -> None:
+        """Raises ValueError if the columns do not fit together: somebody damaged them."""
         self._columns = columns or _Columns(-1, [], b"", b"")
+        n = len(self._columns.names)
+        if len(self._columns.stamps) != 32 * n or len(self._columns.digests) != 32 * n:
+            raise ValueError(f"{n} names, but not as many stamps and digests")
         self.device = self._columns.device
         self._rows: dict[str, int] | None = None
         self._stamps = array("q", self._columns.stamps)
@@ -219,6 +228,8 @@ class StatCache:
 
     def load(self, folder: str) -> Folder:
         """What is known of the folder (an absolute path); empty if nothing."""
+        if not is_text(folder):
+            return Folder()
         with self._lock:
             try:
                 row = (
@@ -236,7 +247,7 @@ class StatCache:
 
     def save(self, folders: Iterable[tuple[str, bytes]]) -> None:
         """Replace the rows of these folders (see `packed`)."""
-        rows = list(folders)
+        rows = [row for row in folders if is_text(row[0])]
         with self._lock:
             try:
                 db = self._connection()

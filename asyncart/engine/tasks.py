@@ -1,7 +1,7 @@
 """Task groups whose errors reach the user as themselves.
 
 A failure cancels its siblings, so nearly always there is one real error: it is raised as it is. Several
-become one TransferError that carries them all.
+of one kind become the first one; several kinds become one TransferError that carries them all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar, TypeVarTuple
 import anyio
 from anyio.abc import TaskGroup
 
-from ..errors import TransferError
+from ..errors import AsyncartError, TransferError
 from ..threads import run_blocking
 
 T = TypeVar("T")
@@ -67,6 +67,11 @@ def collapsed(group: BaseExceptionGroup) -> BaseException:
     if len(distinct) == 1:
         return distinct[0]
     errors = [leaf for leaf in distinct if isinstance(leaf, Exception)]
+    first = errors[0]
+    if isinstance(first, AsyncartError) and len({type(error) for error in errors}) == 1:
+        # One cause, met by several workers at once, such as a full disk: the class says what to do.
+        first.add_note(f"and {len(errors) - 1} more like it, for example: {errors[1]}")
+        return first
     return TransferError(f"{len(errors)} errors, the first: {errors[0]}", errors)
 
 

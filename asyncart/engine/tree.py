@@ -20,24 +20,34 @@ from ..stores.protocol import Store, forget_cached
 from .index import Index
 from .manifest import BlockInfo, Footer, ManifestWriter, decode_block
 from .objects import ObjectWriter
+from .records import PlainFiles
 from .tasks import Threads, task_group
 
 T = TypeVar("T")
 
-ENTRIES_PER_STEP = 8192  # a worker thread encodes that many in 15 ms
+PIECES_PER_STEP = 16  # blocks of 512 entries: some milliseconds of a worker thread
 READ_BYTES = 1 << 20  # neighbouring blocks that are read at once
 
 
+Piece = PlainFiles | Sequence[Entry]
+
+
 async def write_manifest(
-    store: Store, index: Index, threads: Threads, entries: Iterable[Entry]
+    store: Store, index: Index, threads: Threads, content: Iterable[Piece]
 ) -> tuple[ManifestLocation, ManifestWriter]:
-    """Store the manifest of these entries (sorted by path); its location, and the writer's totals."""
+    """Store the manifest of this content (sorted by path); its location, and the writer's totals."""
     encoder = ManifestWriter()
-    source = iter(entries)
+    source = iter(content)
 
     def step() -> tuple[list[bytes], bool]:
-        some = list(itertools.islice(source, ENTRIES_PER_STEP))
-        return (encoder.append(some), False) if some else ([encoder.finish()], True)
+        finished: list[bytes] = []
+        some = list(itertools.islice(source, PIECES_PER_STEP))
+        for piece in some:
+            if isinstance(piece, PlainFiles):
+                finished += encoder.append_plain(piece)
+            else:
+                finished += encoder.append(piece)
+        return (finished, False) if some else ([encoder.finish()], True)
 
     async with task_group() as group:
         writer = ObjectWriter(store, index, group)

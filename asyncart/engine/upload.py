@@ -55,6 +55,8 @@ class Uploader:
         self._claimed: dict[bytes, int] = {}
         self._chunks: dict[bytes, Extent] = {}
         self._followers: list[tuple[int, int]] = []
+        self._unfinished: set[str] = set()  # large objects on their way
+        self._deferred: list[Content] = []  # contents that point into those of other files
         self._unlinkable: set[int] = set()  # devices whose files the store could not link
 
     async def place_known(self, listing: Listing) -> list[int]:
@@ -81,6 +83,9 @@ class Uploader:
         async with task_group() as group:
             for _ in range(workers):
                 group.start_soon(self._work, listing, jobs)
+        deferred, self._deferred = self._deferred, []
+        if deferred:
+            await self._index.add_stored([], deferred)
         for row, leader in self._followers:
             _place_like(listing, row, leader)
         self._followers.clear()
@@ -139,6 +144,15 @@ class Uploader:
             self._claimed.pop(digest, None)
 
     # large files
+
+    async def add_content(
+        self, objects: Sequence[tuple[str, int, Sequence[tuple[Chunk, int]]]], content: Content
+    ) -> None:
+        """Tell the catalog; of a content that waits for another file's object, at the end."""
+        is_waiting = any(extent.object_id in self._unfinished for extent in content.extents)
+        if is_waiting:
+            self._deferred.append(content)
+        await self._index.add_stored(objects, [] if is_waiting else [content])
 
     async def _store_large(self, listing: Listing, row: int) -> None:
         try:
@@ -219,6 +233,7 @@ class _Batch:
         self._sizes = [listing.sizes[row] for row in rows]
         self._starts = starts
         self._buffer = lease.buffer
+        self.held_bytes = len(lease.buffer)
         self._moved = {item.row: item.data for item in moved}
 
     def views(self, positions: Sequence[int]) -> list[memoryview]:
@@ -263,7 +278,9 @@ class _Pack:
             self._writer = ObjectWriter(self._uploader._store, self._uploader._index, self._group)
         positions = batch.laid_out(positions)
         digests = b"".join(batch.digests[position] for position in positions)
-        offset = await self._writer.append(batch.views(positions), digests, share.done)
+        offset = await self._writer.append(
+            batch.views(positions), digests, share.done, batch.held_bytes
+        )
         object_id = self._writer.object_id
         for position in positions:
             row, size = batch.rows[position], batch.size(position)
@@ -317,7 +334,8 @@ class _Large:
                     digest, file.stamp.size, merge_extents(self._extents), tuple(self._chunks)
                 )
                 objects = [(writer.object_id, writer.size, self._written)] if writer.size else []
-                await uploader._index.add_stored(objects, [content])
+                uploader._unfinished.discard(writer.object_id)
+                await uploader.add_content(objects, content)
             except BaseException:
                 await writer.abort()
                 raise
@@ -371,6 +389,7 @@ class _Large:
         ]
         if written:
             await writer.begin(b"".join(written))
+            self._uploader._unfinished.add(writer.object_id)
         spans = _Spans()
         offset, start = writer.size, 0
         for length, digest, extent, is_pointed in zip(
@@ -389,7 +408,7 @@ class _Large:
         self._after_stored_run = bool(pointed and pointed[-1])
         moved = offset - writer.size
         if moved:
-            await writer.append(spans.views(buffer), b"".join(written), share.done)
+            await writer.append(spans.views(buffer), b"".join(written), share.done, len(buffer))
         else:
             share.done()
         return moved

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from asyncart.stores import open_store
+from asyncart.stores.cache import CachedStore, ObjectCache
 from asyncart.stores.memory import MemoryStore
 from asyncart.stores.protocol import Store
 from asyncart.stores.wrappers import CountingStore, FaultyStore
 
+CACHE_BYTES = 8 << 20
 LARGE_PART = 4096  # a stand-in for S3's 5 MiB, where the store lets us choose
 
 
@@ -45,6 +47,18 @@ async def faultless(folder: Path) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
+async def cached(folder: Path) -> AsyncIterator[Store]:
+    """Every first read fills the cache, every other one is served from it."""
+    yield CachedStore(MemoryStore(folder.name), ObjectCache(folder / "cache", CACHE_BYTES))
+
+
+@asynccontextmanager
+async def cached_s3(folder: Path) -> AsyncIterator[Store]:
+    async with s3(folder) as store:
+        yield CachedStore(store, ObjectCache(folder / "cache", CACHE_BYTES))
+
+
+@asynccontextmanager
 async def opened(url: str, **options: Any) -> AsyncIterator[Store]:
     store = await open_store(url, **options)
     try:
@@ -60,7 +74,8 @@ async def s3(folder: Path) -> AsyncIterator[Store]:
         yield store
 
 
-KINDS = [memory, memory_in_large_parts, local, counting, faultless, s3]
+KINDS = [memory, memory_in_large_parts, local, counting, faultless, s3, cached, cached_s3]
+ON_SERVER = (s3, cached_s3)
 
 
 def views(*pieces: bytes) -> list[memoryview]:

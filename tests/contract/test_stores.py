@@ -28,7 +28,7 @@ BLOCK = 65_536
 @pytest.fixture(params=store_kinds.KINDS, ids=lambda kind: kind.__name__)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     kind: Callable[[Path], AbstractAsyncContextManager[Store]] = request.param
-    if kind is store_kinds.s3:
+    if kind in store_kinds.ON_SERVER:
         request.getfixturevalue("aws_environment")
     async with kind(tmp_path) as opened:
         yield opened

@@ -236,7 +236,7 @@ async def test_other_content_is_a_value_error_unless_it_overwrites(
     async with entered(face.init("p")) as run:
         artifact = face.Artifact("data", "dataset")
         first(artifact)
-        with pytest.raises(ValueError, match=r"x .*different content|other content"):
+        with pytest.raises(ValueError, match=r"x .*different content|other content"):  # noqa: PT012
             other(artifact, False)
             await got(run.log_artifact(artifact))
         artifact = face.Artifact("data", "dataset")
@@ -276,7 +276,7 @@ def test_a_path_cannot_be_a_file_and_a_folder(here: Path) -> None:
     with asyncart.init("p") as run:
         for adding in orders:
             artifact = asyncart.Artifact("data", "dataset")
-            with pytest.raises(Invalid, match="is a file, and a folder"):
+            with pytest.raises(Invalid, match="is a file, and a folder"):  # noqa: PT012
                 for add in adding:
                     add(artifact)
                 run.log_artifact(artifact)
@@ -329,7 +329,7 @@ async def test_a_new_file_whose_body_raises_adds_nothing_and_can_be_repeated(
     async with entered(face.init("p")) as run:
         artifact = face.Artifact("data", "dataset")
         for _ in range(2):
-            with pytest.raises(LookupError, match="of the user"):
+            with pytest.raises(LookupError, match="of the user"):  # noqa: PT012
                 async with entered(artifact.new_file("x")) as file:
                     await got(file.write("half"))
                     raise LookupError("of the user")

@@ -170,7 +170,7 @@ async def test_finish_raises_several_errors_as_one_that_names_them(face: Any) ->
 
 async def test_a_run_that_fails_cancels_what_is_under_way(face: Any, gate: Gate) -> None:
     artifact = gate.draft(face)
-    with pytest.raises(LookupError, match="of the user"):
+    with pytest.raises(LookupError, match="of the user"):  # noqa: PT012
         async with entered(face.init("p")) as run:
             pending = await got(run.log_artifact_in_background(artifact))
             await gate.reached()
@@ -188,7 +188,7 @@ async def test_a_run_that_fails_cancels_what_is_under_way(face: Any, gate: Gate)
 async def test_the_users_error_is_not_replaced_by_one_of_the_background(
     face: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(LookupError, match="of the user"):
+    with pytest.raises(LookupError, match="of the user"):  # noqa: PT012
         async with entered(face.init("p")) as run:
             pending = await got(run.log_artifact_in_background(await doomed(face, run)))
             while not pending.is_done:  # noqa: ASYNC110

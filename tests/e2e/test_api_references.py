@@ -199,7 +199,7 @@ async def test_other_schemes_are_recorded_as_they_are_and_skipped_by_download(
 @pytest.mark.parametrize("bad", ["", "no-scheme", "/a/path", "C:/x", "s3://", "http:///x", "file://other/x",
                                  "s3://b/\n", "https://user:password@host/x", None])  # fmt: skip
 def test_what_is_no_uri_is_a_value_error_at_once(face: Any, bad: Any) -> None:
-    with pytest.raises(ValueError, match="reference|URI"):
+    with pytest.raises(ValueError, match=r"reference|URI"):
         face.Artifact("refs", "dataset").add_reference(bad)
 
 

@@ -580,7 +580,7 @@ async def test_a_run_is_a_context_manager(face: Any) -> None:
 
 
 async def test_a_run_whose_body_raises_has_failed(face: Any) -> None:
-    with pytest.raises(LookupError, match="of the user"):
+    with pytest.raises(LookupError, match="of the user"):  # noqa: PT012
         async with entered(face.init("p")) as run:
             artifact = await log(face, run, "x")
             raise LookupError("of the user")

@@ -359,10 +359,10 @@ def test_gc_removes_what_a_killed_process_left(shell: Shell, data: Path) -> None
 
 
 def test_cache_is_listed_and_cleared(shell: Shell, data: Path) -> None:
-    assert [kind["files"] for kind in shell.json("cache", "ls")] == [0, 0, 0]
+    assert [kind["files"] for kind in shell.json("cache", "ls")["kinds"]] == [0, 0, 0]
     assert not shell.home.exists()
     shell("put", "data")
-    assert shell.json("cache", "ls")[0]["files"] == 1
+    assert shell.json("cache", "ls")["kinds"][0]["files"] == 1
     assert "stat cache" in shell("cache", "ls")
     assert "--yes" in shell.error("cache", "clear", code=5)
     assert shell.json("cache", "clear", "--yes")["freed_bytes"] >= 0

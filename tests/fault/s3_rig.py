@@ -95,6 +95,10 @@ class Rig(Place):
     def keys(self) -> set[str]:
         return self.bucket.keys(self.prefix)
 
+    def forget_cache(self) -> None:
+        """What is read from now on comes from the bucket."""
+        shutil.rmtree(self.settings().cache_dir, ignore_errors=True)
+
     def check_bucket(self) -> None:
         """Nothing lies there that the catalog does not know: neither objects nor unfinished uploads."""
         rows = self.query("SELECT object_id, state FROM objects")

@@ -160,9 +160,7 @@ def test_any_order_of_records_says_the_same_as_a_set_of_bytes(tmp_path: Path) ->
 def test_more_fragments_than_records_lose_the_smallest(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "x", os.O_RDWR | os.O_CREAT)
     spans = [(n * 100, n * 100 + 10) for n in range(objectfile.MAX_RECORDS - 1)]
-    records = b"".join(
-        objectfile.RECORD.pack(*span, objectfile._checksum(*span)) for span in spans
-    )
+    records = b"".join(objectfile.RECORD.pack(*span, objectfile._checksum(*span)) for span in spans)
     objectfile.put(fd, (objectfile.MAGIC + records).ljust(HEADER, b"\0"))
     objectfile.record(fd, (1 << 40, (1 << 40) + 50))
     assert len(objectfile.read_spans(fd)) == objectfile.MAX_RECORDS
@@ -205,7 +203,13 @@ async def test_only_what_is_missing_is_asked_for(store: CachedStore, below: Coun
     data = content(100 * KIB)
     key = await put(store, data)
     below.clear()
-    for offset, length in [(50_000, 1000), (49_500, 800), (50_900, 600), (10, 90_000), (0, 102_400)]:
+    for offset, length in [
+        (50_000, 1000),
+        (49_500, 800),
+        (50_900, 600),
+        (10, 90_000),
+        (0, 102_400),
+    ]:
         assert await read(store, key, offset, length) == data[offset : offset + length]
     assert [(offset, length) for _, offset, length in below.reads] == [
         (50_000, 1000),
@@ -261,7 +265,9 @@ async def test_a_deleted_object_is_gone_from_the_cache_too(store: CachedStore) -
         await read(store, key, 0, 4)
 
 
-def test_only_a_remote_store_with_a_limit_gets_a_cache(tmp_path: Path, below: CountingStore) -> None:
+def test_only_a_remote_store_with_a_limit_gets_a_cache(
+    tmp_path: Path, below: CountingStore
+) -> None:
     assert isinstance(with_cache(below, str(tmp_path / "cache"), 1 << 30), CachedStore)
     assert with_cache(below, str(tmp_path / "cache"), 0) is below
     local = LocalStore(tmp_path / "store")
@@ -733,7 +739,9 @@ def test_nothing_is_made_by_looking(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-async def test_a_cancelled_read_keeps_nothing_false(store: CachedStore, below: CountingStore) -> None:
+async def test_a_cancelled_read_keeps_nothing_false(
+    store: CachedStore, below: CountingStore
+) -> None:
     """After any number of turns of the loop the buffer is free, and later reads are right."""
     data = content(MIB)
     for steps in range(12):

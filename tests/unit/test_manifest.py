@@ -26,7 +26,13 @@ from asyncart.engine.manifest import (
     encode_index,
     locate,
 )
-from asyncart.engine.records import MAX_BYTES, MAX_CHUNK_BYTES, decode_record, encode_record
+from asyncart.engine.records import (
+    MAX_BYTES,
+    MAX_CHUNK_BYTES,
+    PlainFiles,
+    decode_record,
+    encode_record,
+)
 from asyncart.errors import Corrupt, Invalid
 from asyncart.model import Chunk, Entry, Extent, ManifestLocation, Reference
 
@@ -874,3 +880,42 @@ def test_content_digest_refuses_to_go_back_from_one_call_to_the_next() -> None:
     for path in ("a", "b"):
         with pytest.raises(Invalid, match="ascending"):
             digest.update(path, bytes(32))
+
+
+def test_plain_files_make_the_same_block_as_their_entries() -> None:
+    """Whichever way the writer is fed, the object's bytes are the same."""
+    ids = [f"{number:032x}" for number in range(2)]
+    entries = [
+        Entry(
+            f"f{number:03}",
+            bytes([number]) * 32,
+            number,
+            (Extent(ids[number % 2], 1000 + number, number),) if number else (),
+            executable=number % 3 == 0,
+        )
+        for number in range(40)
+    ]
+    files = PlainFiles(
+        [entry.path for entry in entries],
+        b"".join(entry.digest for entry in entries),
+        [entry.size for entry in entries],
+        bytes(entry.executable for entry in entries),
+        [ids[1], ids[0]],
+        [0 if number == 0 else 1 - number % 2 for number in range(40)],
+        [1000 + number if number else 0 for number in range(40)],
+    )
+    by_entries, by_columns = ManifestWriter(), ManifestWriter()
+    first = b"".join(by_entries.append(entries)) + by_entries.finish()
+    second = b"".join(by_columns.append_plain(files)) + by_columns.finish()
+    assert first == second
+    assert by_columns.object_ids == set(ids)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_plain_files_are_checked_like_entries(number: int) -> None:
+    bad = [
+        PlainFiles(["b", "a"], bytes(64), [1, 1], bytes(2), ["0" * 32], [0, 0], [0, 1]),
+        PlainFiles(["../x"], bytes(32), [1], bytes(1), ["0" * 32], [0], [0]),
+    ][number]
+    with pytest.raises(Invalid):
+        ManifestWriter().append_plain(bad)

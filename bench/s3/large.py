@@ -1,0 +1,121 @@
+"""4 x 1 GiB on tmpfs: up, down cold and verified, and 1% of one file changed.
+
+Against SeaweedFS, and against the JuiceFS gateway, which moves bytes faster and so leaves more of the time
+to the clients. Memory is short there: one contender after the other stores, fetches and is wiped, and DVC,
+which keeps two caches more, does not take part.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from bench import data
+from bench.case import OURS, Plan, Results, Row, Scenario, ceiling, cpu_at_most, faster
+from bench.measure import Measurement
+from bench.servers import Start, juicefs, seaweedfs
+from bench.workplace import workplace
+
+from .corner import Corner, contenders, corner
+
+FILES = 4
+FILE_BYTES = 1 << 30
+COPIES = 4  # the tree, the server's, what was fetched, our cache
+SMALLEST_BYTES = 33 << 20  # below 16 MiB there is no multipart upload
+HASHING_S_PER_GIB = 0.5  # of CPU: what nobody else does
+BESIDE_HASHING = "cpu_beside_hashing_s"
+
+
+def upload_row(name: str, server: str) -> Row:
+    return Row(
+        name,
+        f"upload 4 x 1 GiB ({server}, tmpfs)",
+        (
+            faster(1, "s5cmd"),
+            faster(1, "obstore"),
+            cpu_at_most(1, "obstore", measure=BESIDE_HASHING, label="in CPU s beside hashing"),
+        ),
+        shows_cpu=True,
+    )
+
+
+def download_row(name: str, server: str) -> Row:
+    return Row(
+        name,
+        f"download 4 x 1 GiB cold, verified ({server}, tmpfs)",
+        (faster(1.2, "obstore"), faster(1.8, "s5cmd")),
+        shows_cpu=True,
+    )
+
+
+UPLOAD = upload_row("upload-large", "SeaweedFS")
+DOWNLOAD = download_row("download-large", "SeaweedFS")
+CHANGED = Row(
+    "upload-large-changed",
+    "1% of one of the four files changed",
+    (
+        ceiling("wall_s", 60, "s", ""),
+        ceiling("sent_share", 0.02, "%", "of the file sent"),
+    ),
+)
+FAST_UPLOAD = upload_row("upload-fast", "JuiceFS gateway")
+FAST_DOWNLOAD = download_row("download-fast", "JuiceFS gateway")
+
+
+def measure(
+    start: Start, rows: tuple[Row, ...], plan: Plan, results: Results, wanted: frozenset[str]
+) -> None:
+    size = max(SMALLEST_BYTES, round(FILE_BYTES * plan.scale))
+    for index in range(plan.rounds):
+        with workplace(plan.tmpfs, COPIES * FILES * size) as root:
+            source = root / "source" / "tree"
+            data.make_large_files(source, FILES, size)
+            data.settle()
+            for peer in contenders(plan, index, without=("dvc",)):
+                with corner(plan, root, source, start, peer) as place:
+                    _turn(plan, results, wanted, rows, place)
+
+
+def _turn(
+    plan: Plan, results: Results, wanted: frozenset[str], rows: tuple[Row, ...], corner: Corner
+) -> None:
+    upload, download, *others = rows
+    is_stored = plan.measure_one(
+        results, upload.name, corner.name, partial(_beside_hashing, corner, corner.store)
+    )
+    if is_stored and download.name in wanted and corner.takes("fetch"):
+        plan.measure_one(results, download.name, corner.name, corner.fetch)
+        corner.forget_fetched()
+    for row in others:
+        if is_stored and row.name in wanted and corner.peer is None:
+            plan.measure_one(results, row.name, OURS, partial(_changed, corner))
+
+
+def _beside_hashing(corner: Corner, call: Callable[[], Measurement]) -> Measurement:
+    """With the CPU time that is left when the allowance for hashing is taken off ours."""
+    measurement = call()
+    allowance = HASHING_S_PER_GIB * data.size_bytes(corner.source) / (1 << 30)
+    beside = measurement.cpu_s - (allowance if corner.peer is None else 0.0)
+    return replace(measurement, extra={**measurement.extra, BESIDE_HASHING: beside})
+
+
+def _changed(corner: Corner) -> Measurement:
+    victim = next(iter(sorted(corner.source.iterdir())))
+    size = victim.stat().st_size
+    with victim.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(os.urandom(size // 100))
+    data.settle()
+    measurement = corner.store()
+    share = measurement.extra["received_bytes"] / size
+    return replace(measurement, extra={**measurement.extra, "sent_share": share})
+
+
+def _scenario(name: str, start: Start, *rows: Row) -> Scenario:
+    return Scenario(name, rows, partial(measure, start, rows))
+
+
+SEAWEEDFS = _scenario("large", seaweedfs, UPLOAD, DOWNLOAD, CHANGED)
+JUICEFS = _scenario("fast", juicefs, FAST_UPLOAD, FAST_DOWNLOAD)
