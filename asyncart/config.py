@@ -35,7 +35,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int = MEMORY_BYTES
     cache_bytes: int = 20 << 30
     threads: int = 0  # 0: from the number of cores
-    workers: int = 0  # processes for one transfer; 0: from the cores and the files, 1: only this one
+    workers: int = (
+        0  # processes for one transfer; 0: from the cores and the files, 1: only this one
+    )
     stall_timeout_s: float = 30.0
     limit_rate_bytes: int = 0  # bytes per second over all transfers; 0: no limit
 

@@ -56,7 +56,8 @@ __all__ = [
 class Api(Twin):
     """Reads the catalog. Nothing that it does is recorded as lineage.
 
-    `entity` and `project` fill in what names leave out; `home`, `store` and `catalog` are as in `init`.
+    `entity` and `project` fill in what names leave out; `home`, `store`, `catalog` and other settings are as in
+    `init`.
     """
 
     _aio: _Api
@@ -69,8 +70,13 @@ class Api(Twin):
         home: str | os.PathLike[str] | None = None,
         store: str | None = None,
         catalog: str | None = None,
+        **settings: str | int | float,
     ) -> None:
-        self._become(_Api(entity=entity, project=project, home=home, store=store, catalog=catalog))
+        self._become(
+            _Api(
+                entity=entity, project=project, home=home, store=store, catalog=catalog, **settings
+            )
+        )
 
     def __enter__(self) -> Api:
         self._enter()
@@ -684,11 +690,13 @@ def init(
     home: str | os.PathLike[str] | None = None,
     store: str | None = None,
     catalog: str | None = None,
+    **settings: str | int | float,
 ) -> Run:
     """Begin a run: `run = init(project="bikes")`, or `with init(project="bikes") as run:`.
 
     `store` and `catalog` are URLs or paths of the objects and of the catalog; by default both are below
-    `home` (ASYNCART_HOME). Raises Invalid for bad names or settings.
+    `home` (ASYNCART_HOME). Any other setting can be given by its name: `workers=2`,
+    `limit_rate_bytes="10M"`, ... Raises Invalid for bad names or settings.
     """
     return Run._of(
         call(
@@ -702,6 +710,7 @@ def init(
             home=home,
             store=store,
             catalog=catalog,
+            **settings,
         )
     )
 

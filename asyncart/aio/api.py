@@ -18,7 +18,8 @@ from .workspace import Workspace
 class Api:
     """Reads the catalog. Nothing that it does is recorded as lineage.
 
-    `entity` and `project` fill in what names leave out; `home`, `store` and `catalog` are as in `init`.
+    `entity` and `project` fill in what names leave out; `home`, `store`, `catalog` and other settings are as in
+    `init`.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class Api:
         home: str | os.PathLike[str] | None = None,
         store: str | None = None,
         catalog: str | None = None,
+        **settings: str | int | float,
     ) -> None:
-        self._settings = _settings(home, store, catalog, entity, project)
+        self._settings = _settings(home, store, catalog, entity, project, **settings)
 
     @property
     def entity(self) -> str:

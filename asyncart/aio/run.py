@@ -315,25 +315,27 @@ def init(
     home: str | os.PathLike[str] | None = None,
     store: str | None = None,
     catalog: str | None = None,
+    **settings: str | int | float,
 ) -> RunStart:
     """Begin a run: `run = await init(project="bikes")`, or `async with init(project="bikes") as run:`.
 
     `store` and `catalog` are URLs or paths of the objects and of the catalog; by default both are below
-    `home` (ASYNCART_HOME). Raises Invalid for bad names or settings.
+    `home` (ASYNCART_HOME). Any other setting can be given by its name: `workers=2`,
+    `limit_rate_bytes="10M"`, ... Raises Invalid for bad names or settings.
     """
-    settings = _settings(home, store, catalog, entity, project)
+    resolved = _settings(home, store, catalog, entity, project, **settings)
     run_id = id if id is not None else new_run_id()
     info = RunInfo(
         id=names.check_collection_name(run_id),
-        entity=names.check_entity(settings.entity),
-        project=names.check_project(settings.project),
+        entity=names.check_entity(resolved.entity),
+        project=names.check_project(resolved.project),
         name=name or f"run-{run_id}",
         job_type=job_type,
         state=RunState.RUNNING,
         created_at=time.time(),
         config=names.normalise_metadata(config),
     )
-    return RunStart(settings, info)
+    return RunStart(resolved, info)
 
 
 async def log_artifact(
@@ -403,6 +405,7 @@ def _settings(
     catalog: str | None,
     entity: str | None = None,
     project: str | None = None,
+    **others: str | int | float,
 ) -> config.Settings:
     return config.load(
         home=None if home is None else os.fspath(home),
@@ -410,6 +413,7 @@ def _settings(
         catalog=catalog,
         entity=entity,
         project=project,
+        **others,
     )
 
 

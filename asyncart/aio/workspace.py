@@ -88,7 +88,7 @@ class Workspace:
             if self._store is not None:
                 return
             from ..catalog import open_catalog
-            from ..stores import open_store
+            from ..stores import open_configured
             from ..stores.cache import with_cache
 
             await self.threads.run(_prepare_home, self.settings)
@@ -97,7 +97,11 @@ class Workspace:
                 await settled(partial(open_catalog, self.settings.catalog_url), opened.append)
                 await _check_store(opened[0], self.settings)
                 store = with_cache(
-                    await open_store(self.settings.objects_url),
+                    await open_configured(
+                        self.settings.objects_url,
+                        stall_timeout_s=self.settings.stall_timeout_s,
+                        limit_rate_bytes=self.settings.limit_rate_bytes,
+                    ),
                     self.settings.cache_dir,
                     self.settings.cache_bytes,
                 )

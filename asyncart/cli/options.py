@@ -15,6 +15,7 @@ class Options:
         self.home: str | None = None
         self.project: str | None = None
         self.entity: str | None = None
+        self.settings: dict[str, Any] = {}  # others that were given on the command line
         self.is_json = False
         self.verbosity = 0  # -1: errors only; 1: what is being done; 2: everything, with tracebacks
         self.progress: bool | None = (
@@ -68,6 +69,11 @@ def common_options(*, is_hidden: bool) -> list[click.Option]:
         ),
         option("--project", metavar="NAME", help="The project of names that give none."),
         option("--entity", metavar="NAME", help="The owner of projects that give none."),
+        option(
+            "--limit-rate",
+            metavar="SIZE",
+            help="Move at most so many bytes per second from and to a remote store: 500k, 20M.",
+        ),
         option("--json", "is_json", is_flag=True, help="Print JSON, exact and complete."),
         option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
         option(
@@ -90,6 +96,8 @@ def _note(context: click.Context, parameter: click.Parameter, value: Any) -> Non
         options.verbosity = -1
     elif name == "verbose":
         options.verbosity = value
+    elif name == "limit_rate":
+        options.settings["limit_rate_bytes"] = value
     else:
         setattr(options, name, value)
 

@@ -33,7 +33,9 @@ def with_api(options: Options, work: Callable[[Api], Awaitable[T]]) -> T:
     """Run the work on an Api of the options' home, entity and project."""
 
     async def whole() -> T:
-        api = Api(entity=options.entity, project=options.project, home=options.home)
+        api = Api(
+            entity=options.entity, project=options.project, home=options.home, **options.settings
+        )
         async with api:
             return await work(api)
 

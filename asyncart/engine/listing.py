@@ -14,7 +14,16 @@ from collections.abc import Iterator, Sequence
 from ..model import Chunk, Content, Entry, Extent
 from .manifest import BLOCK_ENTRIES
 from .records import PlainFiles
-from .statcache import RACY_NS, Folder, Known, Stamp, StatCache, columns_of, packed_columns
+from .statcache import (
+    RACY_NS,
+    Folder,
+    Known,
+    Stamp,
+    StatCache,
+    columns_of,
+    is_text,
+    packed_columns,
+)
 
 EXECUTABLE = 1
 KNOWN = 2  # the digest column is filled

@@ -149,10 +149,13 @@ class Uploader:
         self, objects: Sequence[tuple[str, int, Sequence[tuple[Chunk, int]]]], content: Content
     ) -> None:
         """Tell the catalog; of a content that waits for another file's object, at the end."""
-        is_waiting = any(extent.object_id in self._unfinished for extent in content.extents)
+        finished = {object_id for object_id, _, _ in objects}
+        named = {extent.object_id for extent in content.extents}
+        is_waiting = bool(named & self._unfinished - finished)
         if is_waiting:
             self._deferred.append(content)
         await self._index.add_stored(objects, [] if is_waiting else [content])
+        self._unfinished -= finished
 
     async def _store_large(self, listing: Listing, row: int) -> None:
         try:
@@ -334,7 +337,6 @@ class _Large:
                     digest, file.stamp.size, merge_extents(self._extents), tuple(self._chunks)
                 )
                 objects = [(writer.object_id, writer.size, self._written)] if writer.size else []
-                uploader._unfinished.discard(writer.object_id)
                 await uploader.add_content(objects, content)
             except BaseException:
                 await writer.abort()

@@ -42,6 +42,13 @@ async def open_store(url: str, **options: Any) -> Store:
     raise Invalid(f"{url}: no store is called {scheme!r}; use {KINDS}")
 
 
+async def open_configured(url: str, *, stall_timeout_s: float, limit_rate_bytes: int) -> Store:
+    """The store behind the URL; the limits are for stores on a network. `limit_rate_bytes`: per second, 0 = none."""
+    if _scheme(url) != "s3":
+        return await open_store(url)
+    return await open_store(url, stall_timeout_s=stall_timeout_s, limit_rate_bytes=limit_rate_bytes)
+
+
 async def _open_s3(url: str, **options: Any) -> Store:
     try:
         # aiobotocore takes 0.3 s to import: not on the caller's event loop

@@ -20,7 +20,8 @@ from urllib.parse import urlencode
 import anyio
 
 from asyncart.errors import AsyncartError, Corrupt, Invalid, NotFound, TransferError, Unavailable
-from asyncart.net.plane import AttemptError, ResponseHead
+from asyncart.net.pace import Rate
+from asyncart.net.plane import STALL_S, AttemptError, ResponseHead
 from asyncart.net.retry import Transfer
 from asyncart.net.stream_plane import StreamPlane
 from asyncart.threads import run_blocking
@@ -37,6 +38,11 @@ REPEATS = 2  # of a request that reached the wrong region, or arrived damaged
 CLEANUP_S = 5.0  # aborting an upload that was cancelled
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+
+
+def _own_transfer(stall_timeout_s: float, limit_rate_bytes: int) -> Transfer:
+    rate = Rate(limit_rate_bytes) if limit_rate_bytes else None
+    return Transfer(StreamPlane(stall_s=stall_timeout_s), rate=rate)
 
 
 class S3Store:
@@ -74,11 +80,14 @@ class S3Store:
         addressing_style: str | None = None,
         credentials: aws.Credentials | None = None,
         checksum: str | None = None,
+        stall_timeout_s: float = STALL_S,
+        limit_rate_bytes: int = 0,
     ) -> S3Store:
         """The store behind `s3://bucket/prefix`.
 
         What is not given comes from the AWS environment and profile. `transfer` may be shared by several
-        stores; without it the store makes, and closes, one of its own. `checksum` ("CRC64NVME" or
+        stores; without it the store makes, and closes, one of its own, which gives up a stream after
+        `stall_timeout_s` without a byte and moves at most `limit_rate_bytes` per second (0: no limit). `checksum` ("CRC64NVME" or
         "CRC32C") is for stores that verify it: see `probe`.
         """
         bucket, prefix = _split(url)
@@ -98,7 +107,7 @@ class S3Store:
         return cls(
             access,
             prefix,
-            transfer or Transfer(StreamPlane()),
+            transfer or _own_transfer(stall_timeout_s, limit_rate_bytes),
             owns_transfer=owns,
             checksum=checksum,
         )

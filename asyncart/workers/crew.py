@@ -60,6 +60,8 @@ async def crew(
         cache_bytes=settings.cache_bytes,
         memory_bytes=shared // count,
         threads=choice.threads_each(threads.count, count),
+        stall_timeout_s=settings.stall_timeout_s,
+        limit_rate_bytes=-(-settings.limit_rate_bytes // count),
     )
     members = Crew([], await budget.take(shared))
     try:

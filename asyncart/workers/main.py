@@ -26,7 +26,7 @@ from ..engine.tasks import Threads
 from ..engine.upload import Uploader
 from ..model import Chunk, Content, Entry, Extent, PendingUpload, UploadPart
 from ..net.budget import Budget
-from ..stores import open_store
+from ..stores import open_configured
 from ..stores.cache import with_cache
 from ..stores.protocol import Store
 from . import wire
@@ -198,7 +198,11 @@ async def _serve(source: BinaryIO, sink: BinaryIO) -> None:
     threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
     opening = await line.orders.get()
     assert isinstance(opening, wire.Open)
-    store = await open_store(opening.store_url)
+    store = await open_configured(
+        opening.store_url,
+        stall_timeout_s=opening.stall_timeout_s,
+        limit_rate_bytes=opening.limit_rate_bytes,
+    )
     store = with_cache(store, opening.cache_dir, opening.cache_bytes)
     line.send(wire.Ready())
     budget, threads = Budget(opening.memory_bytes), Threads(opening.threads)

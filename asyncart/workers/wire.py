@@ -23,13 +23,15 @@ LENGTH_BYTES = 4
 
 
 class Open(msgspec.Struct, frozen=True, tag=True):
-    """What the worker works with. `memory_bytes` is its share of the budget."""
+    """What the worker works with; `memory_bytes` and `limit_rate_bytes` are its share."""
 
     store_url: str
     cache_dir: str
     cache_bytes: int
     memory_bytes: int
     threads: int
+    stall_timeout_s: float = 30.0
+    limit_rate_bytes: int = 0
 
 
 class Files(msgspec.Struct, frozen=True, tag=True):

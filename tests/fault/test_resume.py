@@ -11,7 +11,7 @@ from workplace import KIB, Place, check_hands_empty, content, read_tree, settle,
 
 from asyncart.aio.collect import collect
 from asyncart.catalog.tables import STORED
-from asyncart.engine import download, listing, reading
+from asyncart.engine import download, listing, plan, reading
 from asyncart.errors import Unavailable
 from asyncart.stores.wrappers import Fault, Operation
 
@@ -42,14 +42,15 @@ async def test_log_fails_at_any_store_operation(wrapped: Place, is_done: bool) -
             first = len(faulty.operations)
             broken = False
 
-            def plan(operation: Operation, at: int = first + number) -> Fault | None:
+            def fails(operation: Operation, at: int = first + number) -> Fault | None:
                 nonlocal broken
                 if operation.number != at:
                     return None
                 broken = True
-                return Fault(BROKEN, is_done)
+                # An upload that was begun without anybody hearing of it is nobody's: see `sweep`.
+                return Fault(BROKEN, is_done and operation.verb != "begin_upload")
 
-            place.plan = plan
+            place.plan = fails
             try:
                 await run.log_artifact(artifact)
             except Unavailable as error:
@@ -89,12 +90,12 @@ async def test_finished_objects_are_not_sent_again(wrapped: Place) -> None:
         artifact = place.artifact(tree)
         completed = 0
 
-        def plan(operation: Operation) -> Fault | None:
+        def fails(operation: Operation) -> Fault | None:
             nonlocal completed
             completed += operation.verb == "complete"
             return Fault(BROKEN) if completed > 4 else None
 
-        place.plan = plan
+        place.plan = fails
         with pytest.raises(Unavailable, match="gone away"):
             await run.log_artifact(artifact)
         place.plan = lambda operation: None
@@ -225,7 +226,9 @@ async def test_duplicates_are_stored_once(wrapped: Place) -> None:
         assert place.store is not None
         sent = place.store.bytes["write"] + place.store.bytes["part"]
         manifest = artifact._version_info("manifest").manifest.size
-        assert sent == sum(map(len, contents)) + manifest
+        # Copies of a large file are read side by side: their first blocks may all be sent.
+        blocks = (place.workspace().threads.count - 1) * plan.BLOCK_BYTES
+        assert sent <= sum(map(len, contents)) + manifest + blocks
         target = place.fresh("target")
         await artifact.download(target)
         assert read_tree(target) == tree

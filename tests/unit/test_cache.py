@@ -606,33 +606,38 @@ def test_the_default_keeps_five_percent_and_a_gib(
         assert cache._has_free_disk(wanted) is expected
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-async def test_a_full_disk_fails_no_download(
-    tmp_path: Path, below: CountingStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A real one, of 1 MiB: what is read is right, the cache is off, and that is said once."""
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real one, of 1 MiB."""
     mount = tmp_path / "disk"
     mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(mount)]).returncode:
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(mount)]
+    if os.geteuid() != 0 or subprocess.run(command).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        cache = ObjectCache(mount / "cache", 64 * MIB, keep_free_bytes=0)
-        cache._has_free_disk = lambda wanted: True  # type: ignore[method-assign]
-        store = CachedStore(below, cache)
-        data = content(700 * KIB)
-        keys = [await put(store, data) for _ in range(4)]
-        with caplog.at_level(logging.WARNING, "asyncart"):
-            for key in keys:
-                assert await read(store, key, 0, len(data)) == data
-        assert len(caplog.records) == 1
-        assert "downloads go on without it" in caplog.text
-        assert cache.is_resting
-        assert [each.object_id for each in cache.objects()] == [keys[0][-32:]]
-        below.clear()
-        assert await read(store, keys[0], 0, len(data)) == data  # still a hit
-        assert below.requests == {}
+        yield mount
     finally:
         subprocess.run(["umount", str(mount)], check=True)
+
+
+async def test_a_full_disk_fails_no_download(
+    small_disk: Path, below: CountingStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is read is right, the cache is off, that is said once, and what is there stays of use."""
+    cache = ObjectCache(small_disk / "cache", 64 * MIB, keep_free_bytes=-64 * MIB)
+    store = CachedStore(below, cache)
+    data = content(700 * KIB)
+    keys = [await put(store, data) for _ in range(4)]
+    with caplog.at_level(logging.WARNING, "asyncart"):
+        for key in keys:
+            assert await read(store, key, 0, len(data)) == data
+    assert len(caplog.records) == 1
+    assert "downloads go on without it" in caplog.text
+    assert cache.is_resting
+    assert [each.object_id for each in cache.objects()] == [keys[0][-32:]]
+    below.clear()
+    assert await read(store, keys[0], 0, len(data)) == data
+    assert below.requests == {}
 
 
 @pytest.mark.parametrize("broken", ["write", "record"])

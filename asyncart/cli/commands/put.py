@@ -73,6 +73,7 @@ def put(
             entity=reference.entity or options.entity,
             project=reference.project or options.project,
             home=options.home,
+            **options.settings,
         ) as api:
             artifact = aio.Artifact(
                 reference.name,
@@ -82,7 +83,11 @@ def put(
             )
             _add(artifact, sources, references)
             async with aio.init(
-                api.project, entity=api.entity, job_type="put", home=options.home
+                api.project,
+                entity=api.entity,
+                job_type="put",
+                home=options.home,
+                **options.settings,
             ) as run:
                 await run.log_artifact(
                     artifact, aliases=aliases, progress=lambda event: _note(event, last, show)

@@ -257,16 +257,17 @@ anyio.run(main)
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     targets = [home.fresh() for _ in range(4)]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script, str(target)], env=environment)
-        for target in targets
-    ]
-    assert [process.wait(120) for process in processes] == [0] * 4
+    run_all([[sys.executable, "-c", script, str(target)] for target in targets], environment)
     assert all(tree_of(target) == tree for target in targets)
     async with home.api() as api:
         artifact = await api.artifact("data:latest")
         assert tree_of(Path(await artifact.download(home.fresh()))) == tree
         assert home.requests == {}
+
+
+def run_all(commands: list[list[str]], environment: dict[str, str]) -> None:
+    processes = [subprocess.Popen(command, env=environment) for command in commands]
+    assert [process.wait(120) for process in processes] == [0] * len(commands)
 
 
 # --- asyncart cache ---
