@@ -6,7 +6,9 @@ configuration file > defaults. Reading them has no side effect; nothing is creat
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 PATHS = ("home", "objects", "catalog")
+POSITIVE = ("memory_bytes", "stall_timeout_s")
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -130,13 +133,25 @@ def _environment() -> tuple[str, dict[str, Any]]:
 def _converted(key: str, value: Any, source: str) -> Any:
     try:
         converted = msgspec.convert(_sized(key, value), FIELDS[key].type, strict=False)
+        if isinstance(converted, int | float):
+            _check_number(key, converted)
     except (msgspec.ValidationError, ValueError) as error:
         raise Invalid(f"{key} = {value!r} from {source}: {error}") from error
     if key in PATHS and "://" not in converted:
-        return os.path.abspath(os.path.expanduser(converted))
+        # In a file, a path is relative to that file: it means the same from every folder below.
+        base = os.path.dirname(source) if source.endswith(".toml") else ""
+        return os.path.abspath(os.path.join(base, os.path.expanduser(converted)))
     return converted
 
 
+def _check_number(key: str, number: float) -> None:
+    if not math.isfinite(number) or number < 0:
+        raise ValueError("it must be a number that is not negative")
+    if not number and key in POSITIVE:
+        raise ValueError("it must be more than 0")
+
+
+_SIZE = re.compile(r"([0-9]+)(\.[0-9]+)? *([kmgt]?)(?:i?b)?", re.ASCII)
 UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -148,6 +163,10 @@ def _sized(key: str, value: Any) -> Any:
 
 def parse_size(text: str) -> int:
     """Bytes of "500000", "64M", "20 GiB", "20GB" (powers of 1024). Raises ValueError."""
-    number = text.strip().lower().removesuffix("b").removesuffix("i").strip()
-    factor = UNITS.get(number[-1:], 1)
-    return int(float(number.rstrip("kmgt").strip()) * factor)
+    found = _SIZE.fullmatch(text.strip().lower())
+    if found is None:
+        raise ValueError("write a size as in 500000, 64M or 20 GiB")
+    whole, fraction, unit = found.groups()
+    if not fraction:
+        return int(whole) * UNITS.get(unit, 1)
+    return int(float(f"{whole}{fraction}") * UNITS.get(unit, 1))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from .aio.artifact import Policy
     from .aio.progress import ProgressCallback
+    from .engine.download import LinkMode
     from .engine.scan import Symlinks
     from .model import CollectionInfo, RunInfo
 
@@ -349,6 +350,7 @@ class Artifact(Twin):
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         allow_file_references: bool = False,
+        link: LinkMode = "reflink",
         progress: ProgressCallback | None = None,
     ) -> str:
         """Bring the files into `root` (default: `artifacts/NAME:vN`); returns that folder.
@@ -359,6 +361,9 @@ class Artifact(Twin):
         reference is opened only if it comes from your own catalog (the one below ASYNCART_HOME), or with
         `allow_file_references`.
 
+        Large files share the blocks of a local store where the file system can (reflink). With
+        `link="hardlink"` they are the store's own files, read-only: never change them in place.
+
         Raises Corrupt naming the file if stored bytes are wrong, Unavailable if the disk is full.
         """
         return call(
@@ -368,6 +373,7 @@ class Artifact(Twin):
             include=include,
             exclude=exclude,
             allow_file_references=allow_file_references,
+            link=link,
             progress=progress,
         )
 

@@ -132,7 +132,7 @@ def _theirs(row: Row, results: Results) -> list[str]:
 
 def _measures(row: Row) -> list[Target]:
     """What a row is about: time, or where no target says so, each thing that has a ceiling."""
-    if any(target.measure == "wall_s" for target in row.targets):
+    if row.shows_cpu or any(target.measure == "wall_s" for target in row.targets):
         return [ceiling("wall_s", 0.0, "s", "")]
     if any(target.measure == "cpu_s" for target in row.targets):
         return [ceiling("cpu_s", 0.0, "s", "")]

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-STATUSES = {
+STATUSES: dict[str, tuple[int, str] | tuple[int, str, str]] = {
     "400": (400, "InvalidRequest"),
     "403": (403, "AccessDenied"),
-    "403-expired": (403, "AccessDenied</Code><Message>Request has expired</Message><Code>"),
+    "403-expired": (403, "AccessDenied", "Request has expired"),
     "404": (404, "NoSuchKey"),
     "408": (408, "RequestTimeout"),
     "409": (409, "OperationAborted"),
@@ -328,8 +328,9 @@ def _parse(head: bytes) -> Message:
     return Message(line, headers)
 
 
-def _status(status: int, code: str) -> Message:
-    body = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()
+def _status(status: int, code: str, said: str = "") -> Message:
+    text = f"<Code>{code}</Code><Message>{said}</Message>"
+    body = f"<?xml version='1.0'?><Error>{text}</Error>".encode()
     headers = {"Content-Length": str(len(body)), "Content-Type": "application/xml"}
     return Message(f"HTTP/1.1 {status} Injected", headers, body)
 

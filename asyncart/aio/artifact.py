@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio
 
 from .. import config, names
+from ..engine.download import LinkMode
 from ..engine.scan import Symlinks
 from ..engine.tree import ManifestReader
 from ..errors import ArtifactFinalizedError, ArtifactNotLoggedError, Invalid, NotFound
@@ -298,6 +299,7 @@ class Artifact:
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         allow_file_references: bool = False,
+        link: LinkMode = "reflink",
         progress: ProgressCallback | None = None,
     ) -> str:
         """Bring the files into `root` (default: `artifacts/NAME:vN`); returns that folder.
@@ -308,11 +310,14 @@ class Artifact:
         reference is opened only if it comes from your own catalog (the one below ASYNCART_HOME), or with
         `allow_file_references`.
 
+        Large files share the blocks of a local store where the file system can (reflink). With
+        `link="hardlink"` they are the store's own files, read-only: never change them in place.
+
         Raises Corrupt naming the file if stored bytes are wrong, Unavailable if the disk is full.
         """
         folder = self._folder(root)
         chosen = materialise.selection(path_prefix, include, exclude)
-        await materialise.download(self, folder, chosen, progress, allow_file_references)
+        await materialise.download(self, folder, chosen, progress, allow_file_references, link)
         return folder
 
     async def checkout(self, root: str | os.PathLike[str] | None = None) -> str:

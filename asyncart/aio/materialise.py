@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..engine.download import Downloader
-from ..engine.fetch import damaged
+from ..engine.download import Downloader, LinkMode
+from ..engine.fetch import find_damaged
 from ..engine.manifest import BlockInfo
 from ..engine.scan import file_digest
 from ..engine.tally import Tally
@@ -77,8 +77,11 @@ async def download(
     chosen: Selection,
     progress: ProgressCallback | None,
     allow_file_references: bool,
+    link: LinkMode = "reflink",
 ) -> None:
     """Make the chosen entries present in the folder."""
+    if link not in ("reflink", "hardlink"):
+        raise Invalid(f"link={link!r}: it must be 'reflink' or 'hardlink'")
     workspace = artifact._workspace_or_raise()
     reader = await artifact._reader()
     footer = await reader.footer()
@@ -95,10 +98,10 @@ async def download(
         async with _target(workspace, folder) as target:
             blocks = footer.blocks(chosen.prefix)
             absent = await workspace.threads.run(_absent, target, blocks, chosen.filter())
-            async with workspace.crew(absent) as crew:
+            async with workspace.crew(absent if link == "reflink" else 0) as crew:
                 await downloading.fetch(
                     crew,
-                    await _downloader(artifact, workspace, target, reporter.tally),
+                    await _downloader(artifact, workspace, target, reporter.tally, link),
                     steps,
                     target=target,
                     cache=workspace.stat_cache,
@@ -154,7 +157,11 @@ async def _target(workspace: Workspace, folder: str) -> AsyncIterator[Target]:
 
 
 async def _downloader(
-    artifact: Artifact, workspace: Workspace, target: Target, tally: Tally
+    artifact: Artifact,
+    workspace: Workspace,
+    target: Target,
+    tally: Tally,
+    link: LinkMode = "reflink",
 ) -> Downloader:
     async def relocate(object_id: str, entry: Entry) -> Content | None:
         return await workspace.relocate(artifact.entity, object_id, entry)
@@ -167,6 +174,7 @@ async def _downloader(
         workspace.threads,
         relocate,
         tally,
+        link,
     )
 
 
@@ -299,7 +307,7 @@ async def verify_stored(artifact: Artifact) -> Verification:
     bad: list[str] = []
     reader = workspace.manifest_reader(store, artifact._version_info("content"))
     async for entries in reader.steps():
-        found = await damaged(store, workspace.threads, entries)
+        found = await find_damaged(store, workspace.threads, entries)
         await catalog.mark_damaged(sorted({object_id for _, object_id in found}))
         bad += [entry.path for entry, _ in found]
         checked += len(entries)

@@ -17,7 +17,7 @@ import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import anyio
 from blake3 import blake3
@@ -25,10 +25,11 @@ from blake3 import blake3
 from ..errors import Corrupt, NotFound
 from ..model import Content, Entry, object_key
 from ..net.budget import Budget
+from ..stores.links import clone_fd
 from ..stores.protocol import Store, forget_cached
 from ..threads import check_cancelled
 from . import plan
-from .fetch import Damaged, bad_chunk, corrupt, relocated
+from .fetch import Damaged, bad_chunk, corrupt, find_damaged, relocated
 from .scan import file_digest
 from .statcache import RACY_NS, Folder, Known, Stamp, StatCache
 from .tally import Tally
@@ -40,6 +41,7 @@ CHECK_FILES = 256  # between two looks at whether the download was cancelled
 LARGE_FILES = 8  # open at once; their ranges share the slots
 FLUSH_FILES = 32_768  # digests remembered at a time: some 10 MB
 
+LinkMode = Literal["reflink", "hardlink"]
 Relocate = Callable[[str, Entry], Awaitable[Content | None]]
 
 
@@ -65,8 +67,10 @@ class Downloader:
         threads: Threads,
         relocate: Relocate,
         tally: Tally,
+        link: LinkMode = "reflink",
     ) -> None:
         self._store = store
+        self._link = link
         self._target = target
         self._budget = budget
         self._threads = threads
@@ -200,6 +204,8 @@ class Downloader:
     async def _fetch_chunks(self, entry: Entry) -> list[str]:
         """The objects that gave wrong bytes; if there is none, the file is published."""
         plan.chunk_ranges(entry)  # refuses nonsense before anything is allocated
+        if self._link == "hardlink" and await self._share(entry):
+            return []
         begin = functools.partial(
             self._threads.run, self._target.begin, entry.path, entry.size, entry.digest.hex()
         )
@@ -221,7 +227,7 @@ class Downloader:
 
     async def _fill(self, entry: Entry, partial: Partial) -> list[str]:
         wanted = None
-        if partial.was_there:
+        if partial.was_there or await self._threads.run(self._clone, entry, partial):
             wanted = await self._threads.run(_wanted, entry, partial)
             kept = sum(c.length for c, w in zip(entry.chunks, wanted, strict=True) if not w)
             self._tally.add(0, kept, kept, 0)
@@ -234,6 +240,39 @@ class Downloader:
             st = await self._threads.run(partial.publish, entry.executable)
             self._present.wrote(entry, st)
         return sorted(damaged)
+
+    def _clone(self, entry: Entry, partial: Partial) -> bool:
+        """Let the file share the store's blocks, if it is a whole object there; not verified yet."""
+        source = self._whole_object(entry)
+        if source is None:
+            return False
+        with open(source, "rb", buffering=0) as file:
+            return clone_fd(file.fileno(), partial.fileno())
+
+    async def _share(self, entry: Entry) -> bool:
+        """Publish the store's own file under a second name, once it is verified."""
+        source = self._whole_object(entry)
+        if (
+            source is None
+            or entry.executable
+            or await find_damaged(self._store, self._threads, [entry])
+        ):
+            return False
+        st = await self._threads.run(self._target.link_file, entry.path, source)
+        if st is not None:
+            self._present.wrote(entry, st)
+            self._tally.add(0, entry.size, 0, entry.size)
+        return st is not None
+
+    def _whole_object(self, entry: Entry) -> str | None:
+        """The local file that holds exactly the entry's bytes, if there is one."""
+        if len(entry.extents) != 1 or entry.extents[0].offset:
+            return None
+        path = self._store.local_path(object_key(entry.extents[0].object_id))
+        try:
+            return path if path is not None and os.path.getsize(path) == entry.size else None
+        except OSError:
+            return None
 
     async def _fetch_chunk_range(
         self, entry: Entry, piece: plan.ChunkRange, partial: Partial, damaged: set[str]

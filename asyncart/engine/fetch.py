@@ -53,7 +53,7 @@ async def pieces(
         yield bytes(data[low:high])
 
 
-async def damaged(
+async def find_damaged(
     store: Store, threads: Threads, entries: Sequence[Entry]
 ) -> list[tuple[Entry, str]]:
     """Read every stored byte of these entries; those that are wrong or gone, with the object's id."""

@@ -141,6 +141,23 @@ class Target:
                 raise self._failure(path, error, data.nbytes) from error
             raise
 
+    def link_file(self, path: str, source: str) -> os.stat_result | None:
+        """Give the local file `source` a second name here; None where the file system cannot."""
+        directory, name = self._locate(path)
+        temp = f".{_shortened(name)}.{self._token}{next(self._serial):x}{TEMP_SUFFIX}"
+        try:
+            os.link(source, directory.prefix + temp, dst_dir_fd=directory.fd)
+        except OSError:
+            return None  # another file system, or one without links: the caller copies
+        try:
+            fd = os.open(directory.prefix + temp, os.O_RDONLY | _CLOEXEC, dir_fd=directory.fd)
+            return self._publish(directory, temp, name, path, fd)
+        except BaseException as error:
+            _unlink(directory, temp)
+            if isinstance(error, OSError) and not isinstance(error, AsyncartError):
+                raise self._failure(path, error) from error
+            raise
+
     def stat(self, path: str) -> os.stat_result | None:
         """What is there (a link is not followed), or None. Denied if a link or a file is on the way."""
         head, _, name = self._split(path)

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import random
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -45,7 +46,7 @@ from asyncart.errors import (
 )
 from asyncart.net.loops import PerLoop
 from asyncart.net.plane import AttemptError, error_code
-from asyncart.net.retry import Sign, Signed
+from asyncart.net.retry import LONGEST_BACKOFF_S, Sign, Signed, backoff_s, retry_after_s
 
 CONNECT_S = 10.0
 READ_S = 60.0  # completing a large multipart upload keeps some stores busy for that long
@@ -53,6 +54,7 @@ ATTEMPTS = 6  # of a control call, with botocore's back-off between them
 CONNECTIONS = 64  # for control calls, which are few
 DEFAULT_REGION = "us-east-1"
 NOTABLE_SKEW_S = 30.0
+REPEATED = frozenset({408, 409, 425, 429})  # by us: botocore does it for 5xx, and for some codes
 SKEW = "asyncart_skew_s"  # under this name in the context of a botocore request
 REGION_HEADER = "x-amz-bucket-region"
 
@@ -189,6 +191,7 @@ class Access:
     async def call(self, operation: str, what: str, **params: Any) -> dict[str, Any]:
         """A control call, named as botocore's client methods are; `what` is for messages."""
         may_renew = True
+        failures = 0
         while True:
             used = await self._connected()
             try:
@@ -199,9 +202,18 @@ class Access:
                     return answer
             except AsyncartError as error:
                 refusal = Refusal.of(error.__cause__)
-                if not (may_renew and refusal is not None and self._renew(refusal, used)):
+                if refusal is None:
                     raise
-                may_renew = False
+                if refusal.is_repeatable and failures < ATTEMPTS - 1:
+                    wait_s = max(
+                        backoff_s(failures, random.random()), retry_after_s(refusal.headers)
+                    )
+                    failures += 1
+                    await anyio.sleep(min(wait_s, LONGEST_BACKOFF_S))
+                elif may_renew and self._renew(refusal, used):
+                    may_renew = False
+                else:
+                    raise
 
     def signer(self, method: str, key: str, query: str = "", headers: Headers = NO_HEADERS) -> Sign:
         """For the data plane: a signature made at the moment of each attempt, so that none expires."""
@@ -314,6 +326,7 @@ class Refusal(NamedTuple):
     status: int
     code: str
     headers: Headers
+    is_repeatable: bool = False  # later, although botocore has not tried
 
     @classmethod
     def of(cls, cause: BaseException | None) -> Refusal | None:
@@ -323,7 +336,9 @@ class Refusal(NamedTuple):
             facts = cause.response.get("ResponseMetadata", {})
             code = cause.response.get("Error", {}).get("Code", "")
             headers = {name.lower(): value for name, value in facts.get("HTTPHeaders", {}).items()}
-            return cls(facts.get("HTTPStatusCode", 0), str(code), headers)
+            status = facts.get("HTTPStatusCode", 0)
+            is_repeatable = status in REPEATED and not facts.get("MaxAttemptsReached")
+            return cls(status, str(code), headers, is_repeatable)
         return None
 
     @classmethod
@@ -397,14 +412,18 @@ def _translated(what: str) -> Iterator[None]:
         raise _translate(error, what) from error
     except botocore.exceptions.NoCredentialsError as error:
         raise _no_credentials(what) from error
-    except (botocore.exceptions.HTTPClientError, OSError) as error:
+    except (
+        botocore.exceptions.HTTPClientError,
+        botocore.exceptions.ConnectionError,  # not one of the former: nobody listens there
+        OSError,
+    ) as error:
         raise Unavailable(f"{what}: {error}; check the network and the endpoint") from error
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         raise Invalid(f"{what}: the AWS configuration cannot be used: {error}") from error
 
 
 def _translate(error: botocore.exceptions.ClientError, what: str) -> AsyncartError:
-    status, code, _ = Refusal.of(error) or Refusal(0, "", NO_HEADERS)
+    status, code, *_ = Refusal.of(error) or Refusal(0, "", NO_HEADERS)
     said = error.response.get("Error", {}).get("Message", "")
     failed = f"{what}: {error.operation_name} failed: {status} {code} {said}".rstrip()
     if code == "NoSuchBucket":

@@ -82,6 +82,7 @@ class Worker:
         self._is_unwanted = False
         self._end = "did not start"
         self._is_ready = False
+        self._has_begun = False
         self._has_stopped = False
         self.send(opening)
         try:
@@ -106,6 +107,7 @@ class Worker:
         counted = Tally()
         try:
             await self._wait_until_ready()
+            self._has_begun, self._has_stopped = True, False
             self.send(order)
             async with task_group() as group:
                 return await self._attend(desk, tally, counted, group)
@@ -117,7 +119,7 @@ class Worker:
             )
             raise
         except BaseException:
-            if not self._has_stopped:
+            if self._has_begun and not self._has_stopped:
                 await cleaned_up(partial(self._cancel, desk), CANCEL_S)
             if not self._has_stopped:
                 self.is_lost = True
@@ -181,6 +183,7 @@ class Worker:
                     self._has_stopped = True
                     raise wire.error_of(message.error)
                 case wire.Stored() | wire.Fetched() | wire.Stopped():
+                    self._has_stopped = True
                     return message
                 case wire.Ready():
                     pass
@@ -233,7 +236,7 @@ class Worker:
                 command(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=None if logger.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL,
                 pipesize=PIPE_BYTES,
             )
         except Exception as error:  # whatever it is (OSError, a shutdown): there is no process
@@ -249,9 +252,12 @@ class Worker:
         writer = threading.Thread(target=self._write, args=(process.stdin,), daemon=True)
         writer.start()
         with process.stdout:
-            while (body := wire.read_frame(process.stdout)) is not None:
-                if not self._tell(self._inbox.put_nowait, wire.decode_from_worker(body)):
-                    process.kill()  # its loop was closed under it
+            try:
+                while (body := wire.read_frame(process.stdout)) is not None:
+                    if not self._tell(self._inbox.put_nowait, wire.decode_from_worker(body)):
+                        process.kill()  # its loop was closed under it
+            except msgspec.DecodeError:
+                process.kill()  # not one of ours
         self._outbox.put(None)
         status = self._reaped(process)
         writer.join()

@@ -25,7 +25,11 @@ class DvcS3(S3Peer):
 
     def reset(self, place: Path, source: Path) -> None:
         super().reset(place, source)
+        no_settings = place / "aws"  # /dev/null is no file in its eyes
+        no_settings.touch()
         self._env |= {
+            "AWS_CONFIG_FILE": str(no_settings),
+            "AWS_SHARED_CREDENTIALS_FILE": str(no_settings),
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(place / "site"),
             "DVC_GLOBAL_CONFIG_DIR": str(place / "config"),

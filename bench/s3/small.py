@@ -56,15 +56,14 @@ ONE = Row(
 AGAIN = Row(
     "upload-again",
     "log them again, unchanged",
-    (ceiling("wall_s", 60, "s", ""), ceiling("requests", 1, "", "object requests")),
+    (ceiling("requests", 1, "", "object requests"),),
+    shows_cpu=True,
 )
 CHANGED = Row(
     "upload-changed",
     "1% of the files changed",
-    (
-        ceiling("wall_s", 60, "s", ""),
-        ceiling("sent_over_changed", 1.02, "x", "data sent over bytes changed"),
-    ),
+    (ceiling("sent_over_changed", 1.02, "x", "data sent over bytes changed"),),
+    shows_cpu=True,
 )
 ROWS = (UPLOAD, DOWNLOAD, CACHED, DOWNLOAD_AGAIN, ONE, AGAIN, CHANGED)
 

@@ -72,7 +72,11 @@ async def test_adopting_moves_no_bytes_and_leaves_the_users_file_as_it_is(
     before = large.stat()
     assert await store.adopt(KEY, str(large))
     after = large.stat()
-    assert (after.st_mode, after.st_uid, after.st_ino) == (before.st_mode, before.st_uid, before.st_ino)
+    assert (after.st_mode, after.st_uid, after.st_ino) == (
+        before.st_mode,
+        before.st_uid,
+        before.st_ino,
+    )
     assert after.st_mtime_ns == before.st_mtime_ns
     local = store.local_path(KEY)
     assert local is not None
@@ -119,9 +123,7 @@ async def test_a_file_that_is_not_there_is_not_found_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("other", [Path("/dev/shm"), Path("/var/tmp")])
-async def test_a_file_of_another_file_system_cannot_be_adopted(
-    other: Path, tmp_path: Path
-) -> None:
+async def test_a_file_of_another_file_system_cannot_be_adopted(other: Path, tmp_path: Path) -> None:
     if not os.access(other, os.W_OK) or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("the same file system, or none of ours")
     path = other / f"asyncart-test-{os.getpid()}"

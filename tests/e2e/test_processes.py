@@ -250,8 +250,8 @@ def test_workers_of_multiprocessing_log_and_read_after_use_in_the_parent(method:
             run = asyncart.init("p")
             log(run, "data", "shared")
             context = multiprocessing.get_context(sys.argv[1])
-            with context.Pool(3) as pool:
-                got = pool.map(work, range(6), chunksize=1)
+            with context.Pool(2) as pool:
+                got = pool.map(work, range(4), chunksize=1)
                 pool.close()
                 pool.join()
             assert {text for text, _ in got} == {"shared"}
@@ -262,7 +262,7 @@ def test_workers_of_multiprocessing_log_and_read_after_use_in_the_parent(method:
         """,
         method,
     )
-    assert done.stdout.split("\n")[:2] == [str([f"v{n}" for n in range(6)]), "7"]
+    assert done.stdout.split("\n")[:2] == [str([f"v{n}" for n in range(4)]), "5"]
 
 
 @posix

@@ -236,9 +236,7 @@ async def test_wrong_bytes_never_reach_the_folder(
 # --- killed, cancelled, orphaned
 
 
-def killing(
-    monkeypatch: pytest.MonkeyPatch, kind: type, victims: int, after: int = 0
-) -> list[int]:
+def killing(monkeypatch: pytest.MonkeyPatch, kind: type, victims: int, after: int = 0) -> list[int]:
     """Kill so many workers with -9, each `after` so many messages of that kind were sent to it."""
     killed: list[int] = []
     sent: dict[Worker, int] = {}
@@ -422,7 +420,9 @@ def test_it_works_from_any_program(tree: Path, tmp_path: Path, text: str, crews:
     script.write_text(textwrap.dedent(SCRIPT) + text)
     out = tmp_path / "out"
     if "fork" in text:
-        text = text.replace('work("child")', 'import shutil; shutil.rmtree(sys.argv[2]); work("child")')
+        text = text.replace(
+            'work("child")', 'import shutil; shutil.rmtree(sys.argv[2]); work("child")'
+        )
         script.write_text(textwrap.dedent(SCRIPT) + text)
     done = subprocess.run(
         [sys.executable, script, tree, out], capture_output=True, text=True, timeout=60, check=False

@@ -12,8 +12,10 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,11 @@ FAILED = 70  # exit status of a victim that failed otherwise
 
 def processes() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["asyncart.catalog.opening", "asyncart.catalog.sqlite", "crashes"])
+    context.set_forkserver_preload(["crashes"])
+    with pytest.MonkeyPatch.context() as patch:
+        # the server does not take over our sys.path before Python 3.13
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        forkserver.ensure_running()
     return context
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from steps import By, Moment, cancelled_at
 from workplace import Place, check_hands_empty, read_tree, settle, small_tree, temps_below
@@ -21,9 +23,9 @@ async def test_log_cancelled_at_any_step(place: Place, by: By, moment: Moment) -
         while True:
             tree = small_tree((by, moment, step))
             artifact = place.artifact(tree)
-            outcome = await cancelled_at(step, by, moment, lambda: run.log_artifact(artifact))
+            outcome = await cancelled_at(step, by, moment, partial(run.log_artifact, artifact))
             await settle()
-            check_hands_empty(place)
+            check_hands_empty(place, at_once=True)
             place.check_store()
             if outcome == "not reached":
                 break
@@ -36,7 +38,6 @@ async def test_log_cancelled_at_any_step(place: Place, by: By, moment: Moment) -
         target = place.fresh("target")
         await artifact.download(target)
         assert read_tree(target) == tree
-        print("STEPS", step)
         await place.check_collected()
     assert step > 30
 
@@ -51,9 +52,9 @@ async def test_download_cancelled_at_any_step(place: Place, by: By, moment: Mome
         while True:
             artifact = await run.use_artifact("data:v0")
             target = place.fresh("target")
-            outcome = await cancelled_at(step, by, moment, lambda: artifact.download(target))
+            outcome = await cancelled_at(step, by, moment, partial(artifact.download, target))
             await settle()
-            check_hands_empty(place)
+            check_hands_empty(place, at_once=True)
             assert not temps_below(target)
             found = read_tree(target)
             assert found.items() <= tree.items()
@@ -62,5 +63,4 @@ async def test_download_cancelled_at_any_step(place: Place, by: By, moment: Mome
             await artifact.download(target)
             assert read_tree(target) == tree
             step += 1
-        print("STEPS", step)
     assert step > 10

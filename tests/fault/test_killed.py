@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
+from collections import deque
 from pathlib import Path
+from typing import Any
 
 import crashes
 import pytest
@@ -28,6 +30,7 @@ TREE = {
     "large": content("large", 20 * KIB),
 }
 PATIENCE_S = 60
+AHEAD = 2  # victims die while the survivors of others are looked at
 
 
 async def check_survivor(place: Place, source: Path, tree: dict[str, bytes], told: Path) -> None:
@@ -59,22 +62,30 @@ async def test_log_killed_at_every_act(local_place: Place) -> None:
     source = place.source(TREE)
     context = crashes.processes()
     root, at = place.folder, 0
-    while True:
-        place.home, place.url = root / f"{at}/home", str(root / f"{at}/store")
-        told = root / f"told{at}"
+
+    def started(at: int) -> Any:
+        home, store, told = root / f"{at}/home", root / f"{at}/store", root / f"told{at}"
         process = context.Process(
-            target=crashes.die_while_logging,
-            args=(place.home, Path(place.url), source, told, at),
+            target=crashes.die_while_logging, args=(home, store, source, told, at)
         )
         process.start()
+        return process
+
+    ahead = deque(started(at) for at in range(AHEAD))
+    while True:
+        ahead.append(started(at + AHEAD))
+        process = ahead.popleft()
         process.join(PATIENCE_S)
         assert process.exitcode in (0, -signal.SIGKILL)
-        await check_survivor(place, source, TREE, told)
+        place.home, place.url = root / f"{at}/home", str(root / f"{at}/store")
+        await check_survivor(place, source, TREE, root / f"told{at}")
         if process.exitcode == 0:
-            assert told.read_text() == "v0"
             break
         at += 1
+    assert (root / f"told{at}").read_text() == "v0"
     assert at > 25
+    for process in ahead:
+        process.join(PATIENCE_S)
 
 
 async def test_download_killed_at_every_act(

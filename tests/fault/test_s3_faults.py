@@ -11,14 +11,17 @@ import asyncio
 import gc
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import anyio
 import pytest
-from s3_rig import CONTROL_ATTEMPTS, Rig, Workshop, in_thread, large_file, small_files, workshop
-from workplace import Tree, check_hands_empty, content, open_paths, read_tree, settle, temps_below
+from s3_rig import Rig, Workshop, in_thread, large_file, small_files, workshop
+from workplace import open_paths, read_tree, temps_below
 
+from asyncart import aio
 from asyncart.errors import (
     AsyncartError,
     Conflict,
@@ -27,13 +30,17 @@ from asyncart.errors import (
     TransferError,
     Unavailable,
 )
+from asyncart.net.budget import process_budget
 from tests.faultproxy import CONNECTION_FAULTS
 
 __all__ = ["workshop"]
 
-SIDE_BY_SIDE = 10  # cases at once; their time is mostly waiting
+SIDE_BY_SIDE = 6  # cases at once; their time is mostly waiting
 DEADLINE_S = 20.0  # of one case; the patience is a second, and the machine may be busy
 FOR_EVER = math.inf
+TIMES = (1, 3, FOR_EVER)
+PATIENT_S = 10.0  # longer than three stalls
+IMPATIENT_S = 0.8
 
 
 class Operation(NamedTuple):
@@ -124,109 +131,133 @@ def expected(operation: Operation, kind: str, times: float) -> type[AsyncartErro
         return None
     if kind == "409":
         return Conflict
-    if kind in ("error-200", "wrong-range", "ignore-range", "short", "long", "gzip"):
+    if kind in ("garbage", "error-200", "wrong-range", "ignore-range", "short", "long", "gzip"):
         return Unavailable if operation.name in CONTROL else TransferError
     return Unavailable
 
 
-@pytest.mark.parametrize("times", [1, 3, FOR_EVER], ids=["once", "three times", "for ever"])
+class Case(NamedTuple):
+    """One fault of one operation, in a collection of its own."""
+
+    operation: Operation
+    kind: str
+    times: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{'ever' if self.times == FOR_EVER else self.times}"
+
+    @property
+    def error(self) -> type[AsyncartError] | None:
+        return expected(self.operation, self.kind, self.times)
+
+    def tree(self, rig: Rig) -> dict[str, bytes]:
+        return self.operation.tree((rig.prefix, self.name))
+
+    def arm(self, rig: Rig) -> None:
+        rig.patience_s = IMPATIENT_S if self.times == FOR_EVER else PATIENT_S
+        if self.kind in CONNECTION_FAULTS:
+            rig.proxy.inject(self.kind, self.times)
+            return
+        operation = self.operation
+        rig.proxy.inject(
+            self.kind,
+            self.times,
+            method=operation.method,
+            query=operation.query,
+            passes=operation.passes,
+        )
+
+    def disarm(self, rig: Rig) -> None:
+        rig.proxy.clear()
+        rig.patience_s = PATIENT_S
+
+
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-async def test_a_fault_of_a_request(
-    workshop: Workshop, operation: Operation, times: float
-) -> None:
+async def test_faults_of_a_request(workshop: Workshop, operation: Operation) -> None:
     """At every place, of every kind: survived, or the right error in time; nothing is left behind."""
-
-    def arm(rig: Rig, kind: str) -> None:
-        method, query = operation.method, operation.query
-        rig.proxy.inject(kind, times, method=method, query=query, passes=operation.passes)
-
-    await check_all(workshop, operation, kinds_of(operation), times, arm)
+    await check_all(workshop, [Case(operation, *each) for each in product(kinds_of(operation), TIMES)])
 
 
-@pytest.mark.parametrize("times", [1, 3, FOR_EVER], ids=["once", "three times", "for ever"])
-@pytest.mark.parametrize("name", ["pack", "part", "small range", "chunk range"])
-async def test_a_fault_of_the_connection(workshop: Workshop, name: str, times: float) -> None:
+async def test_faults_of_the_connection(workshop: Workshop) -> None:
     """Refused, or swallowed in silence, before anything is asked."""
-    operation = next(each for each in OPERATIONS if each.name == name)
-    await check_all(
-        workshop,
-        operation,
-        CONNECTION_FAULTS,
-        times,
-        lambda rig, kind: rig.proxy.inject(kind, times),
-    )
+    some = [each for each in OPERATIONS if each.name not in CONTROL]
+    await check_all(workshop, [Case(*each) for each in product(some, CONNECTION_FAULTS, TIMES)])
 
 
-async def check_all(
-    workshop: Workshop,
-    operation: Operation,
-    kinds: tuple[str, ...],
-    times: float,
-    arm: Callable[[Rig, str], None],
-) -> None:
-    """All these kinds, side by side; whatever went wrong, by kind."""
-    before = len(open_paths())
+async def check_all(workshop: Workshop, cases: Sequence[Case]) -> None:
+    """All of them, some side by side; whatever went wrong is told for each."""
+    before = Counter(open_paths())
     failures: dict[str, BaseException] = {}
-    turns = anyio.Semaphore(SIDE_BY_SIDE)
+    todo = iter(cases)
 
-    async def case(kind: str) -> None:
-        async with turns, workshop.rig() as rig:
-            try:
-                check = check_log if operation.is_upload else check_download
-                await check(rig, operation, lambda: arm(rig, kind), expected(operation, kind, times))
-            except Exception as error:
-                failures[kind] = error
+    async def work() -> None:
+        async with workshop.rig() as rig, rig.init() as run:
+            await run.log_artifact(rig.artifact({"warm": b""}, "warm"))
+            for case in todo:
+                try:
+                    await (check_log if case.operation.is_upload else check_download)(rig, run, case)
+                except Exception as error:
+                    failures[f"{case.operation.name} {case.name}"] = error
+                case.disarm(rig)
+        await in_thread(rig.check_bucket)
 
     async with asyncio.TaskGroup() as group:
-        for kind in kinds:
-            group.create_task(case(kind))
-    assert not failures, "\n".join(f"{kind}: {error!r}" for kind, error in failures.items())
-    await settle()
-    gc.collect()
-    assert len(open_paths()) <= before, open_paths()
+        for _ in range(SIDE_BY_SIDE):
+            group.create_task(work())
+    assert not failures, "\n".join(f"{name}: {error!r}" for name, error in failures.items())
+    await check_nothing_left(before)
 
 
-async def check_log(
-    rig: Rig, operation: Operation, arm: Callable[[], None], error: type[AsyncartError] | None
-) -> None:
-    tree = operation.tree(rig.prefix)
-    async with rig.init() as run:
-        await run.log_artifact(rig.artifact({"warm": b""}, "warm"))  # connections are there
-        arm()
-        await attempt(lambda: run.log_artifact(rig.artifact(tree)), error)
-        await in_thread(rig.check_bucket)
-        rig.proxy.clear()
-        artifact = await run.log_artifact(rig.artifact(tree))
-        assert artifact.version == "v0"
+async def check_nothing_left(before: Counter[str]) -> None:
+    """No socket, file, task or leased memory."""
+    assert process_budget().used_bytes == 0
+    with anyio.move_on_after(5):  # transports close in their own time
+        while asyncio.all_tasks() != {asyncio.current_task()} or _sockets(before):  # noqa: ASYNC110
+            gc.collect()
+            await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not _sockets(before)
+
+
+def _sockets(before: Counter[str]) -> list[str]:
+    return [path for path in Counter(open_paths()) - before if path.startswith("socket")]
+
+
+async def check_log(rig: Rig, run: aio.Run, case: Case) -> None:
+    tree = case.tree(rig)
+    case.arm(rig)
+    await attempt(lambda: run.log_artifact(rig.artifact(tree, case.name)), case.error)
     await in_thread(rig.check_bucket)
-    await check_content(rig, tree)
-
-
-async def check_download(
-    rig: Rig, operation: Operation, arm: Callable[[], None], error: type[AsyncartError] | None
-) -> None:
-    tree = operation.tree(rig.prefix)
+    case.disarm(rig)
+    artifact = await run.log_artifact(rig.artifact(tree, case.name))
+    assert artifact.version == "v0"
     target = rig.fresh("target")
-    async with rig.init() as run:
-        await run.log_artifact(rig.artifact(tree))
-    rig.forget_cache()
-    async with rig.init() as run:
-        artifact = await run.use_artifact("data:v0")
-        arm()
-        await attempt(lambda: artifact.download(target), error)
-        rig.proxy.clear()
-        if error is None:
-            assert read_tree(target) == tree
-        else:
-            whole = {p: d for p, d in read_tree(target).items() if not p.endswith(PARTIAL)}
-            assert whole.items() <= tree.items(), "wrong bytes under a final name"
-        if error is Corrupt:
-            # the object is marked as damaged: heal it, as the message says
-            artifact = await run.log_artifact(rig.artifact(tree))
-        await artifact.download(target)
+    await artifact.download(target)
+    assert read_tree(target) == tree
+    versions = "SELECT count(*) FROM versions JOIN collections c ON c.id = collection_id"
+    assert await in_thread(rig.query, f"{versions} WHERE c.name = '{case.name}'") == [(1,)]
+
+
+async def check_download(rig: Rig, run: aio.Run, case: Case) -> None:
+    tree = case.tree(rig)
+    target = rig.fresh("target")
+    await run.log_artifact(rig.artifact(tree, case.name))
+    artifact = await run.use_artifact(f"{case.name}:v0")
+    case.arm(rig)
+    await attempt(lambda: artifact.download(target), case.error)
+    case.disarm(rig)
+    if case.error is None:
         assert read_tree(target) == tree
-        assert not temps_below(target)
-    await in_thread(rig.check_clean)
+    else:
+        whole = {p: d for p, d in read_tree(target).items() if not p.endswith(PARTIAL)}
+        assert whole.items() <= tree.items(), "wrong bytes under a final name"
+    if case.error is Corrupt:
+        # the object is marked as damaged: heal it, as the message says
+        artifact = await run.log_artifact(rig.artifact(tree, case.name))
+    await artifact.download(target)
+    assert read_tree(target) == tree
+    assert not temps_below(target)
 
 
 PARTIAL = ".asyncart-partial"
@@ -247,18 +278,3 @@ async def attempt(
     except TimeoutError:
         raise AssertionError(f"not done after {time.monotonic() - started:.1f} s") from None
     assert isinstance(caught.value, error), f"{caught.value!r} instead of {error.__name__}"
-
-
-async def check_content(rig: Rig, tree: Tree) -> None:
-    """Exactly one version, and all of its bytes are right."""
-    async with rig.init() as run:
-        artifact = await run.use_artifact("data:latest")
-        assert artifact.version == "v0"
-        target = rig.fresh("target")
-        await artifact.download(target)
-        assert read_tree(target) == tree
-    versions = rig.query(
-        "SELECT count(*) FROM versions JOIN collections ON collections.id = collection_id"
-        " WHERE collections.name = 'data'"
-    )
-    assert versions == [(1,)]

@@ -601,7 +601,7 @@ def test_the_default_keeps_five_percent_and_a_gib(
         (10 << 30, 1 << 30, 1, False),
     ]
     for total, free, wanted, expected in cases:
-        usage = shutil._ntuple_diskusage(total, total - free, free)  # type: ignore[attr-defined]
+        usage = shutil._ntuple_diskusage(total, total - free, free)
         monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
         assert cache._has_free_disk(wanted) is expected
 

@@ -22,7 +22,9 @@ def test_an_object_of_any_size_fits_into_the_parts_that_s3_allows(size: int, sma
     part = plan.part_bytes(size, smallest)
     assert part >= smallest
     assert -(-size // part) <= plan.MAX_PARTS <= 10_000
-    assert part == smallest or part * plan.MAX_PARTS < size + plan.MAX_PARTS  # not larger than needed
+    assert (
+        part == smallest or part * plan.MAX_PARTS < size + plan.MAX_PARTS
+    )  # not larger than needed
 
 
 @pytest.mark.parametrize(
@@ -132,13 +134,20 @@ def test_objects_are_read_apart() -> None:
 
 def test_files_may_share_bytes() -> None:
     """Duplicates point to the same extent; another manifest may even overlap."""
-    entries = [small("a", "o", 0, 10), small("b", "o", 0, 10), small("c", "o", 5, 3), small("d", "o", 4, 20)]
+    entries = [
+        small("a", "o", 0, 10),
+        small("b", "o", 0, 10),
+        small("c", "o", 5, 3),
+        small("d", "o", 4, 20),
+    ]
     [only] = check_ranges(entries)
     assert (only.offset, only.length) == (0, 24)
 
 
 def test_a_file_as_large_as_a_pack_is_one_read() -> None:
-    assert [r.length for r in check_ranges([small("a", "o", 0, plan.PACK_BYTES)])] == [plan.PACK_BYTES]
+    assert [r.length for r in check_ranges([small("a", "o", 0, plan.PACK_BYTES)])] == [
+        plan.PACK_BYTES
+    ]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +225,9 @@ def test_an_empty_list_of_extents_and_chunks_needs_nothing() -> None:
 
 
 def test_a_chunk_larger_than_a_read_is_one_read() -> None:
-    assert len(check_chunks(large([plan.RANGE_BYTES + 1, 5], [("o", 0, plan.RANGE_BYTES + 6)]))) == 2
+    assert (
+        len(check_chunks(large([plan.RANGE_BYTES + 1, 5], [("o", 0, plan.RANGE_BYTES + 6)]))) == 2
+    )
 
 
 @pytest.mark.parametrize(

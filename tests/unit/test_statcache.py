@@ -160,7 +160,9 @@ def test_only_what_changed_is_unknown(cache: StatCache, tmp_path: Path) -> None:
     assert [listing.paths[row] for row in listing.unknown()] == ["b", "d", "new"]
 
 
-def test_single_files_of_a_folder_do_not_forget_the_others(cache: StatCache, tmp_path: Path) -> None:
+def test_single_files_of_a_folder_do_not_forget_the_others(
+    cache: StatCache, tmp_path: Path
+) -> None:
     for name in ("a", "b"):
         old_file(tmp_path / name, name)
         remembered(cache, FileSource("x", str(tmp_path / name)))
@@ -196,7 +198,9 @@ def test_folders_that_pass_are_not_remembered(cache: StatCache, tmp_path: Path) 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names in bytes")
-def test_names_that_are_not_utf_8_are_simply_not_remembered(cache: StatCache, tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_simply_not_remembered(
+    cache: StatCache, tmp_path: Path
+) -> None:
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/fold\xff")
     path = f"{folder}/na\udcfeme"
     old_file(Path(path), "x")

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from asyncart.config import Settings
-from asyncart.engine import plan
 from asyncart.engine.listing import FROM_CACHE, KNOWN, NOWHERE, Listing
 from asyncart.engine.scan import DirSource, FileSource, scan
 from asyncart.engine.statcache import Stamp, StatCache
@@ -399,6 +398,11 @@ def program(text: str) -> Callable[[], list[str]]:
     [
         ("raise SystemExit(3)", "ended with 3"),
         ("import os; os.kill(os.getpid(), 9)", "killed by signal 9"),
+        ("print('hello')", "ended with 0"),
+        (
+            "import os, time; os.write(1, bytes([1, 0, 0, 0, 9])); time.sleep(60)",
+            "killed by signal 9",
+        ),
         ("import os; os.close(1); os.close(0)", "ended with"),
         ("import time; time.sleep(60)", "no sign of life"),
     ],
@@ -458,9 +462,15 @@ async def test_the_memory_of_a_crew_is_leased_until_it_is_dismissed(tmp_path: Pa
 async def test_an_error_in_the_block_leaves_no_worker_and_no_lease(tmp_path: Path) -> None:
     budget = Budget(256 * MIB)
     where = settings(objects=str(tmp_path / "store"))
-    with pytest.raises(KeyError):
+    pids = []
+
+    async def fail() -> None:
         async with crew(2, where, budget, Threads(4)) as members:
             await fetch_nothing(members.workers[0], tmp_path)
+            pids.append(members.workers[0].pid)
             raise KeyError
-    assert is_gone(members.workers[0].pid)
+
+    with pytest.raises(KeyError):
+        await fail()
+    assert is_gone(pids[0])
     assert budget.used_bytes == 0

@@ -80,25 +80,29 @@ def summary(limit_bytes: int, statistics: Statistics) -> str:
     return line
 
 
-class Bytes(click.ParamType):
-    """A size as it is written in the configuration: 500M, 20GiB."""
+def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """A size as it is written in the configuration."""
+    from ...config import parse_size
 
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from ...config import parse_size
-
-        try:
-            found = value if isinstance(value, int) else parse_size(value)
-        except (ValueError, OverflowError):
-            found = -1
-        if found < 0:
-            self.fail(f"{value!r} is not a size; write 500M or 20GiB", param, ctx)
-        return found
+    if value is None:
+        return None
+    try:
+        found = parse_size(value)
+    except (ValueError, OverflowError):
+        found = -1
+    if found < 0:
+        raise click.BadParameter(f"{value!r} is not a size; write 500M or 20GiB")
+    return found
 
 
 @cache.command("prune", cls=Command)
-@click.option("--to", "to_bytes", type=Bytes(), help="Down to this size (default: the limit).")
+@click.option(
+    "--to",
+    "to_bytes",
+    metavar="SIZE",
+    callback=_bytes,
+    help="Down to this size, as in 500M or 20GiB (default: the limit).",
+)
 @pass_options
 def prune(options: Options, to_bytes: int | None) -> None:
     """Remove cached objects that were not used for the longest time. Safe while others use them."""
