@@ -18,6 +18,7 @@ import msgspec
 from .errors import Invalid
 
 PROJECT_FILE = "asyncart.toml"
+CACHE_BYTES = 10 << 30
 MEMORY_BYTES = 256 << 20  # promise 5 of the design; the embedded cases of the bench peak far below
 
 
@@ -26,6 +27,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     `home` is the one root for everything that asyncart writes by itself. `objects` and `catalog` are
     URLs or paths (default: below `home`). `artifacts_dir` is where `download()` puts artifacts when it is given no folder.
+
+    `cache_bytes` is what the cache for objects of remote stores may take of the disk; 0 turns it off. The
+    default is 10 GiB: a disk must not be filled by what nobody asked for, and this fits beside the data on
+    the small machines that gain most (the 14 GB of a CI runner), yet holds 160 packs, that is a million
+    files of 10 KB. The disk's last 5 % and last GiB are left alone in any case. Filling it costs 0.2 CPU
+    seconds per GiB and no time (512 MiB over loopback: 0.83 s with and without); from it the same came in
+    0.47 s, and through a real network the difference is that between the network and the disk.
     """
 
     home: str
@@ -35,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     project: str = "uncategorized"
     artifacts_dir: str = "artifacts"
     memory_bytes: int = MEMORY_BYTES
-    cache_bytes: int = 20 << 30
+    cache_bytes: int = CACHE_BYTES
     threads: int = 0  # 0: from the number of cores
     workers: int = (
         0  # processes for one transfer; 0: from the cores and the files, 1: only this one

@@ -651,7 +651,7 @@ class Run(Twin):
         """Mark an artifact as an input of this run and return it.
 
         A name is `[entity/][project/]name[:alias|:vN]`; without a selector it means `:latest`. A draft is
-        logged first, unless its content is there already. Raises NotFound, or Invalid if it is not of `type`.
+        logged first, with `aliases`, unless its content is there already. Raises NotFound, or Invalid if it is not of `type`.
         """
         return Artifact._of(
             call(self._aio.use_artifact, aio_of(artifact_or_name), type, aliases, progress=progress)

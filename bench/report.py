@@ -98,7 +98,8 @@ def _measured(target: Target, value: float | None) -> str:
         return f"{found} {target.label}".strip()
     than = _other(target)
     if target.as_speedup:
-        return f"{'?' if value is None else f'{1 / value:.1f}'}x faster than {than}"
+        how = "faster than" if target.measure == "wall_s" else "less CPU than"
+        return f"{'?' if value is None else f'{1 / value:.1f}'}x {how} {than}"
     return f"{'?' if value is None else f'{value:.2f}'}x {than} {target.label}".rstrip()
 
 

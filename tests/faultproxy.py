@@ -155,6 +155,11 @@ class FaultProxy:
         left = float("inf") if times is None else times
         self.faults.append(Fault(kind, left, method, path, query, passes))
 
+    def drop_connections(self) -> None:
+        """Close those that are open, as a server does that restarts."""
+        for task in self._tasks:
+            task.cancel()
+
     def clear(self) -> None:
         """No more faults, and counters at zero."""
         self.faults.clear()

@@ -58,8 +58,9 @@ async def commit(
         scanned_at_ns = time.time_ns()
         listing = await workspace.threads.run(_scan, workspace, contents, reporter)
         try:
+            unknown = await workspace.threads.run(listing.unknown)
             async with (
-                workspace.crew(len(listing.unknown())) as crew,
+                workspace.crew(len(unknown)) as crew,
                 workspace.session(header.collection.entity) as ledger,
             ):
                 work = _Commit(workspace, ledger, listing, extra, header, reporter, crew)
@@ -293,8 +294,19 @@ def _say(committed: Committed, header: Header) -> None:
         )
         return
     logger.info("%s unchanged", version.qualified_name)
-    if header.metadata and header.metadata != version.metadata:
+    others = [
+        what
+        for what, given, is_other in (
+            ("metadata", header.metadata, header.metadata != version.metadata),
+            ("description", header.description, header.description != version.description),
+            ("tags", header.tags, not set(header.tags) <= set(version.tags)),
+        )
+        if given and is_other
+    ]
+    if others:
         logger.warning(
-            "%s has this content already, with other metadata: it stays as it is; set artifact.metadata and save() to change it",
+            "%s has this content already, with other %s: it stays as it is; set artifact.%s and save() to change it",
             version.qualified_name,
+            " and ".join(others),
+            others[0],
         )

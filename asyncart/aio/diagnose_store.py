@@ -100,6 +100,7 @@ def _as_folder(store: Store) -> LocalStore | None:
 async def _corner(store: Store, folder: LocalStore | None) -> AsyncIterator[str]:
     """A prefix of our own; what is below it is deleted at the end, and folders that it needed, too."""
     corner = f"doctor/{os.urandom(8).hex()}/"
+    kept = "" if folder is None else await run_blocking(nearest_folder, folder.root)
     try:
         yield corner
     finally:
@@ -108,13 +109,25 @@ async def _corner(store: Store, folder: LocalStore | None) -> AsyncIterator[str]
                 page = await store.list_page(corner)
                 await store.delete([item.key for item in page.objects])
             if folder is not None:
-                await run_blocking(_remove_empty, folder.root, corner)
+                await run_blocking(
+                    remove_empty_folders, os.path.join(folder.root, corner[:-1]), kept
+                )
 
 
-def _remove_empty(root: str, corner: str) -> None:
-    for path in (os.path.join(root, corner), os.path.join(root, "doctor"), root):
-        with contextlib.suppress(OSError):
+def nearest_folder(path: str) -> str:
+    """The path, or the nearest folder above it that exists."""
+    path = os.path.abspath(path)
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def remove_empty_folders(path: str, kept: str) -> None:
+    """Remove the empty folder and those above it, up to the one that was there before."""
+    with contextlib.suppress(OSError):
+        while path != kept:
             os.rmdir(path)
+            path = os.path.dirname(path)
 
 
 # What every store must do
@@ -208,7 +221,9 @@ async def _reach(store: S3Store, checkup: Checkup) -> None:
     )
     _check_clock(headers.get("date", ""), checkup)
     if status in (400, 401, 403) and code in _BAD_CREDENTIALS:
-        raise Denied(f"{where}: refuses the credentials: {code}; check AWS_ACCESS_KEY_ID and others")
+        raise Denied(
+            f"{where}: refuses the credentials: {code}; check AWS_ACCESS_KEY_ID and others"
+        )
     if status in (401, 403) and code != "RequestTimeTooSkewed":
         checkup.note(
             "credentials",
@@ -269,7 +284,9 @@ async def _multipart(store: S3Store, key: str, checkup: Checkup) -> None:
         await upload.part(0, 0, [memoryview(first)])
         resumed = await store.resume_upload(key, upload.token)
         if resumed is None:
-            raise TransferError(f"{store.url}: an upload cannot be continued: its parts are unknown")
+            raise TransferError(
+                f"{store.url}: an upload cannot be continued: its parts are unknown"
+            )
         await resumed.part(1, len(first), [memoryview(last)])
         await resumed.complete(len(first) + len(last))
     except BaseException:
@@ -387,5 +404,3 @@ def _count_temp_files(root: str) -> tuple[int, int]:
                 with contextlib.suppress(OSError):  # gone meanwhile
                     nbytes += os.lstat(os.path.join(folder, name)).st_size
     return count, nbytes
-
-

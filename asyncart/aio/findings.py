@@ -67,6 +67,13 @@ class Checkup:
         if self._tell is not None:
             self._tell(finding)
 
+    def is_ok(self, name: str) -> bool:
+        """Whether this was asked, under the topic of now, and all is well."""
+        return any(
+            (finding.topic, finding.name, finding.state) == (self.topic, name, State.OK)
+            for finding in self.findings
+        )
+
     def ok(self, name: str, text: str, value: str | float | bool | None = None) -> None:
         self.say(State.OK, name, text, value)
 

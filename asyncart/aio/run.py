@@ -140,7 +140,7 @@ class Run:
         """Mark an artifact as an input of this run and return it.
 
         A name is `[entity/][project/]name[:alias|:vN]`; without a selector it means `:latest`. A draft is
-        logged first, unless its content is there already. Raises NotFound, or Invalid if it is not of `type`.
+        logged first, with `aliases`, unless its content is there already. Raises NotFound, or Invalid if it is not of `type`.
         """
         self._raise_if_finished()
         if isinstance(artifact_or_name, Artifact):

@@ -124,7 +124,11 @@ class Workspace:
         from ..workers.process import can_start
 
         count = choice.worker_count(
-            self.settings, files, cores=choice.cores(), can_start=can_start()
+            self.settings,
+            files,
+            cores=choice.cores(),
+            memory_bytes=self.budget.limit_bytes,
+            can_start=can_start(),
         )
         return crew(count, self.settings, self.budget, self.threads)
 

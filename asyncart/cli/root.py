@@ -5,10 +5,12 @@ from __future__ import annotations
 import click
 
 from .commands.alias import alias
+from .commands.bench import bench
 from .commands.cache import cache
 from .commands.cat import cat
 from .commands.demo import demo
 from .commands.diff import diff
+from .commands.doctor import doctor
 from .commands.env import env
 from .commands.gc import gc
 from .commands.get import get
@@ -57,5 +59,21 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (demo, put, get, ls, show, cat, diff, verify, alias, rm, gc, cache, env):
+for command in (
+    demo,
+    put,
+    get,
+    ls,
+    show,
+    cat,
+    diff,
+    verify,
+    alias,
+    rm,
+    gc,
+    cache,
+    doctor,
+    bench,
+    env,
+):
     cli.add_command(command)

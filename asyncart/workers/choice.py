@@ -22,12 +22,14 @@ STEP_FILES = 4096  # entries that are sent to a worker at once
 SPARE = 8  # one part in so many of the memory budget stays with the process itself
 
 
-def worker_count(settings: Settings, files: int, *, cores: int, can_start: bool) -> int:
+def worker_count(
+    settings: Settings, files: int, *, cores: int, memory_bytes: int, can_start: bool
+) -> int:
     """How many workers move so many files; 0 means: this process does it."""
     wanted = settings.workers or (min(cores, MAX_WORKERS) if files >= MIN_FILES else 0)
     if not can_start or settings.objects_url.startswith("memory:") or settings.limit_rate_bytes:
         return 0  # a store in our memory is no other process's; nor is the one rate
-    count = min(wanted, files, shared_bytes(settings.memory_bytes) // WORKER_BYTES)
+    count = min(wanted, files, shared_bytes(memory_bytes) // WORKER_BYTES)
     return count if count > 1 else 0
 
 

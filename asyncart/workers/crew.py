@@ -20,15 +20,17 @@ logger = logging.getLogger("asyncart.workers")
 
 
 class Crew:
-    """`workers` is empty where the transfer does better without."""
+    """`workers` is empty where the transfer does better without, and once they are dismissed."""
 
-    def __init__(self, workers: list[Worker], lease: Lease | None) -> None:
-        self.workers = workers
+    def __init__(self, hired: list[Worker], lease: Lease | None) -> None:
+        self.workers = list(hired)
+        self._hired = hired
         self._lease = lease
 
     def dismiss(self) -> None:
-        """Their work is done: let them go, and take back the memory."""
-        for worker in self.workers:
+        """Their work is done, or failed: let them go, and take back the memory."""
+        self.workers.clear()
+        for worker in self._hired:
             worker.dismiss()
         if self._lease is not None:
             self._lease.release()
@@ -36,7 +38,7 @@ class Crew:
     async def close(self) -> None:
         """All gone, and reaped, on return; bounded."""
         async with anyio.create_task_group() as group:
-            for worker in self.workers:
+            for worker in self._hired:
                 group.start_soon(worker.close)
 
 
@@ -63,9 +65,9 @@ async def crew(
         stall_timeout_s=settings.stall_timeout_s,
         limit_rate_bytes=-(-settings.limit_rate_bytes // count),
     )
-    members = Crew([], await budget.take(shared))
+    lease = await budget.take(shared)
+    members = Crew([Worker(opening) for _ in range(count)], lease)
     try:
-        members.workers += [Worker(opening) for _ in range(count)]
         logger.debug("%d worker processes", count)
         yield members
     finally:

@@ -49,9 +49,9 @@ async def fetch(
                 for worker in crew.workers:
                     group.start_soon(download.keep_busy, worker)
         finally:
+            crew.dismiss()
             with anyio.CancelScope(shield=True):
                 await download.save()
-        crew.dismiss()
         if not download.is_incomplete:
             return
         tally.add(-tally.files, -tally.bytes, -tally.bytes_deduplicated, -tally.bytes_moved)

@@ -64,7 +64,8 @@ def can_start() -> bool:
 def command() -> list[str]:
     """A fresh interpreter that imports what this one imports, from the same places."""
     # -P: the working directory may hold modules with the names of ours.
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.main import main; main()"
+    places = [place for place in sys.path if isinstance(place, str)]
+    code = f"import sys; sys.path[:] = {places!r}; from {__package__}.main import main; main()"
     return [sys.executable, "-P", "-c", code]
 
 
@@ -127,7 +128,7 @@ class Worker:
             raise
 
     def dismiss(self) -> None:
-        """Let it go; `close` waits until it is gone."""
+        """Let it go; `close` waits until it is gone. Again is fine."""
         self.send(wire.Leave())
         self._outbox.put(None)
 
@@ -163,7 +164,7 @@ class Worker:
             self.kill()
         if message is None:
             self._inbox.put_nowait(None)  # for whoever asks again
-            raise WorkerLost(f"a worker process {self._end}; log or download again")
+            raise WorkerLost(f"a worker process {self._end}")
         return message
 
     async def _attend(

@@ -3,7 +3,8 @@
 The rows are cut into units; each worker takes the next one when it has finished the last. What several
 workers find at the same time is stored once: the first to ask about a digest stores it, the others are
 promised it, and their rows are placed when everything is stored. What a lost worker had in its hands is
-stored by this process.
+stored by this process. Chunks of large files are found once they are stored: two large files that share
+some and are read by two workers at the same time may store them twice.
 """
 
 from __future__ import annotations
@@ -44,15 +45,22 @@ async def store(
         return
     listing.begin_placement()
     upload = _Upload(index, threads, tally, listing)
-    units = deque(choice.units(listing.sizes, rows, len(crew.workers)))
-    async with task_group() as group:
-        for worker in crew.workers:
-            group.start_soon(upload.keep_busy, worker, units)
-    crew.dismiss()
-    await upload.place_promised(rows)
-    left = [row for row in rows if not _is_done(listing, row)]
+    units = deque(await threads.run(choice.units, listing.sizes, rows, len(crew.workers)))
+    try:
+        async with task_group() as group:
+            for worker in crew.workers:
+                group.start_soon(upload.keep_busy, worker, units)
+    finally:
+        crew.dismiss()
+    left = await threads.run(_left, listing, rows)
+    await upload.place_promised([row for row in left if listing.flags[row] & KNOWN])
+    left = [row for row in left if not _is_done(listing, row)]
     if left:
         await uploader.store(listing, left)
+
+
+def _left(listing: Listing, rows: Sequence[int]) -> list[int]:
+    return [row for row in rows if not _is_done(listing, row)]
 
 
 def _is_done(listing: Listing, row: int) -> bool:
@@ -89,15 +97,8 @@ class _Upload:
     async def place_promised(self, rows: Sequence[int]) -> None:
         """Rows whose content another worker stored meanwhile."""
         listing = self._listing
-        waiting = [
-            row
-            for row in rows
-            if listing.flags[row] & KNOWN
-            and listing.object_of[row] == NOWHERE
-            and listing.sizes[row]
-        ]
-        for start in range(0, len(waiting), ASK_DIGESTS):
-            some = waiting[start : start + ASK_DIGESTS]
+        for start in range(0, len(rows), ASK_DIGESTS):
+            some = rows[start : start + ASK_DIGESTS]
             stored = await self._index.stored_contents(list({listing.digest(row) for row in some}))
             for row in some:
                 content = stored.get(listing.digest(row))

@@ -20,7 +20,9 @@ class S5cmd(S3Peer):
 
     def connect(self, server: Server, prefix: str) -> None:
         super().connect(server, prefix)
-        self._env |= {"S3_ENDPOINT_URL": server.endpoint}  # it knows none of the AWS variables for it
+        self._env |= {
+            "S3_ENDPOINT_URL": server.endpoint
+        }  # it knows none of the AWS variables for it
 
     def store(self) -> Command:
         return self._command("cp", "--concurrency", "16", f"{self._source}/", f"{self.url}/")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from bench import data
 from bench.case import Plan, Results, Row, Scenario, ceiling, faster, times
@@ -21,7 +22,9 @@ from .corner import Corner, contenders, corner, require_same
 
 FILES = 100_000
 MEAN_BYTES = 12_288  # in pages of 4 KiB, as it occupies a tmpfs
-COPIES = 7  # the tree, the server's, ours fetched, cached and in a local store, and fetched from there
+COPIES = (
+    7  # the tree, the server's, ours fetched, cached and in a local store, and fetched from there
+)
 SINGLE_FILES = 5
 WARM_FILES = 10
 LOCAL = "local store"
@@ -146,9 +149,8 @@ class Turn:
         for pick in random.Random(self._index).sample(range(self._count), SINGLE_FILES):
             path = data.small_file(corner.source, pick).relative_to(corner.source).as_posix()
             corner.forget_fetched()
-            self._one(
-                ONE, lambda: corner.ours.cold(path, corner.target, corner.server.metrics_url)
-            )
+            metrics_url = corner.server.metrics_url
+            self._one(ONE, partial(corner.ours.cold, path, corner.target, metrics_url))
         corner.forget_fetched()
 
     def _measure_changed(self) -> None:

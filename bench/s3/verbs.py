@@ -16,7 +16,9 @@ FEWEST_REQUESTS = 16
 
 
 def _row(scheme: str, verb: str, at_least: float) -> Row:
-    title = f"{verb.upper()} of 8 MiB over {scheme.upper()} against nginx, CPU seconds of the client"
+    title = (
+        f"{verb.upper()} of 8 MiB over {scheme.upper()} against nginx, CPU seconds of the client"
+    )
     return Row(f"{verb}-{scheme}", title, (_cheaper(at_least, "obstore"),))
 
 

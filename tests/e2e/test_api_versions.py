@@ -202,6 +202,23 @@ async def test_a_version_is_frozen_and_other_metadata_does_not_rewrite_it(
         assert "save()" in warning
 
 
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [({"description": "other"}, "description"), ({"metadata": {"a": 2}}, "metadata"), ({}, "tags")],
+)
+async def test_the_warning_names_what_was_not_taken_over(
+    face: Any, caplog: pytest.LogCaptureFixture, options: dict[str, Any], what: str
+) -> None:
+    async with entered(face.init("p")) as run:
+        await log(face, run, "x", tags=["old"])
+        artifact = face.Artifact("data", "dataset", **options)
+        await written(artifact, "f", "x")
+        await got(run.log_artifact(artifact, tags=["new"] if what == "tags" else ["old"]))
+    [warning] = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert f"with other {what}: it stays as it is; set artifact.{what} and save()" in warning
+    assert artifact.tags == ["old"]
+
+
 async def test_the_same_metadata_again_is_no_reason_to_warn(
     face: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

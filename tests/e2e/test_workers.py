@@ -20,9 +20,10 @@ from services import S3Server
 
 import asyncart.aio as asyncart
 from asyncart.aio import commit
+from asyncart.aio.ledger import Ledger
 from asyncart.engine.listing import Listing
 from asyncart.engine.target import TEMP_SUFFIX
-from asyncart.errors import Corrupt, NotFound, Unavailable
+from asyncart.errors import Conflict, Corrupt, NotFound, Unavailable
 from asyncart.model import Progress
 from asyncart.workers import choice, downloading, wire
 from asyncart.workers.process import Worker
@@ -209,6 +210,26 @@ async def test_errors_name_the_file(
     assert len(started) == 2
     monkeypatch.setattr(commit, "_scan", scan)
     assert (await log(tree)).version == "v0"
+
+
+async def test_a_conflict_is_tried_once_more_without_them(
+    tree: Path, tmp_path: Path, started: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector took something meanwhile: what the catalog says to a worker is what it says here."""
+    add_stored = Ledger.add_stored
+    refused: list[int] = []
+
+    async def refuse_once(self: Ledger, *arguments: Any) -> None:
+        if not refused:
+            refused.append(1)
+            raise Conflict("it was collected")
+        await add_stored(self, *arguments)
+
+    monkeypatch.setattr(Ledger, "add_stored", refuse_once)
+    artifact = await log(tree)
+    assert refused
+    assert len(started) == 2
+    assert snapshot(Path(await artifact.download(tmp_path / "out"))) == snapshot(tree)
 
 
 async def test_wrong_bytes_never_reach_the_folder(

@@ -28,7 +28,17 @@ from asyncart.catalog import sqlite as catalog_sqlite
 from asyncart.engine import target
 from asyncart.stores import disk, local
 
-ACTS = ("open", "pwritev", "pwrite", "write", "replace", "fsync", "fdatasync", "unlink", "ftruncate")
+ACTS = (
+    "open",
+    "pwritev",
+    "pwrite",
+    "write",
+    "replace",
+    "fsync",
+    "fdatasync",
+    "unlink",
+    "ftruncate",
+)
 STATEMENTS = ("BEGIN IMMEDIATE", "COMMIT")
 FAILED = 70  # exit status of a victim that failed otherwise
 
@@ -124,9 +134,7 @@ def die_while_downloading(home: Path, store: Path, folder: Path, at: int) -> Non
     victim(_download, home, store, folder, countdown, at)
 
 
-async def _download(
-    home: Path, store: Path, folder: Path, countdown: Countdown, at: int
-) -> None:
+async def _download(home: Path, store: Path, folder: Path, countdown: Countdown, at: int) -> None:
     async with aio.init(project="p", home=home, store=str(store)) as run:
         artifact = await run.use_artifact("data:v0")
         countdown.left = at

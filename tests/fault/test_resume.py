@@ -145,9 +145,7 @@ async def test_download_fails_at_any_store_operation(wrapped: Place, is_done: bo
                 break
             assert failure == GONE
             check_hands_empty(place)
-            finished = {
-                path: data for path, data in read_tree(target).items() if path in tree
-            }
+            finished = {path: data for path, data in read_tree(target).items() if path in tree}
             assert finished.items() <= tree.items()
             store.clear()
             await artifact.download(target)

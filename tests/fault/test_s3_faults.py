@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import product
@@ -39,8 +38,8 @@ SIDE_BY_SIDE = 6  # cases at once; their time is mostly waiting
 DEADLINE_S = 20.0  # of one case; the patience is a second, and the machine may be busy
 FOR_EVER = math.inf
 TIMES = (1, 3, FOR_EVER)
-PATIENT_S = 10.0  # longer than three stalls
-IMPATIENT_S = 0.8
+PATIENT_S = 15.0  # longer than three stalls
+IMPATIENT_S = 1.5
 
 
 class Operation(NamedTuple):
@@ -125,6 +124,8 @@ def expected(operation: Operation, kind: str, times: float) -> type[AsyncartErro
         return None if times == 1 else Denied
     if kind == "412":  # somebody else's object: a log tries once more with a new one
         return None if times == 1 and operation.is_upload else Conflict
+    if (operation.name, kind) == ("small range", "ignore-range"):
+        return None  # it is the whole object that was asked for
     if kind == "flip":  # elsewhere there is no other copy
         return Corrupt
     if times < FOR_EVER:
@@ -145,7 +146,8 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.kind}-{'ever' if self.times == FOR_EVER else self.times}"
+        often = "for-ever" if self.times == FOR_EVER else f"{self.times}x"
+        return f"{self.operation.name}-{self.kind}-{often}".replace(" ", "-")
 
     @property
     def error(self) -> type[AsyncartError] | None:
@@ -155,9 +157,11 @@ class Case(NamedTuple):
         return self.operation.tree((rig.prefix, self.name))
 
     def arm(self, rig: Rig) -> None:
-        rig.patience_s = IMPATIENT_S if self.times == FOR_EVER else PATIENT_S
+        if self.times == FOR_EVER and self.error in (Unavailable, Conflict):
+            rig.patience_s = IMPATIENT_S  # only patience ends these
         if self.kind in CONNECTION_FAULTS:
             rig.proxy.inject(self.kind, self.times)
+            rig.proxy.drop_connections()  # those that are open would not notice
             return
         operation = self.operation
         rig.proxy.inject(
@@ -176,7 +180,9 @@ class Case(NamedTuple):
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 async def test_faults_of_a_request(workshop: Workshop, operation: Operation) -> None:
     """At every place, of every kind: survived, or the right error in time; nothing is left behind."""
-    await check_all(workshop, [Case(operation, *each) for each in product(kinds_of(operation), TIMES)])
+    await check_all(
+        workshop, [Case(operation, *each) for each in product(kinds_of(operation), TIMES)]
+    )
 
 
 async def test_faults_of_the_connection(workshop: Workshop) -> None:
@@ -196,11 +202,13 @@ async def check_all(workshop: Workshop, cases: Sequence[Case]) -> None:
             await run.log_artifact(rig.artifact({"warm": b""}, "warm"))
             for case in todo:
                 try:
-                    await (check_log if case.operation.is_upload else check_download)(rig, run, case)
+                    await (check_log if case.operation.is_upload else check_download)(
+                        rig, run, case
+                    )
                 except Exception as error:
-                    failures[f"{case.operation.name} {case.name}"] = error
+                    failures[case.name] = error
                 case.disarm(rig)
-        await in_thread(rig.check_bucket)
+            await in_thread(rig.check_bucket)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(SIDE_BY_SIDE):
@@ -263,18 +271,15 @@ async def check_download(rig: Rig, run: aio.Run, case: Case) -> None:
 PARTIAL = ".asyncart-partial"
 
 
-async def attempt(
-    work: Callable[[], Awaitable[object]], error: type[AsyncartError] | None
-) -> None:
+async def attempt(work: Callable[[], Awaitable[object]], error: type[AsyncartError] | None) -> None:
     """It succeeds, or fails with exactly this class, in time."""
-    started = time.monotonic()
     try:
         async with asyncio.timeout(DEADLINE_S):
-            if error is None:
-                await work()
-                return
-            with pytest.raises(AsyncartError) as caught:
-                await work()
+            await work()
     except TimeoutError:
-        raise AssertionError(f"not done after {time.monotonic() - started:.1f} s") from None
-    assert isinstance(caught.value, error), f"{caught.value!r} instead of {error.__name__}"
+        raise AssertionError(f"not done after {DEADLINE_S} s") from None
+    except AsyncartError as raised:
+        if error is None or not isinstance(raised, error):
+            raise
+    else:
+        assert error is None, f"no {error.__name__}"

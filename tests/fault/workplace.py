@@ -44,9 +44,7 @@ def scale_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "MULTIPART_BYTES", objects.MULTIPART_BYTES // KIB)
     for name in ("MIN_BYTES", "AVERAGE_BYTES", "MAX_BYTES"):
         monkeypatch.setattr(chunking, name, getattr(chunking, name) // KIB)
-    shorter = functools.partial(
-        chunking.select_runs, min_run_bytes=chunking.MIN_RUN_BYTES // KIB
-    )
+    shorter = functools.partial(chunking.select_runs, min_run_bytes=chunking.MIN_RUN_BYTES // KIB)
     monkeypatch.setattr(upload, "select_runs", shorter)
     monkeypatch.setattr(manifest, "BLOCK_ENTRIES", 4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -101,11 +102,12 @@ def damage(cache: ObjectCache, object_id: str, offset: int) -> None:
 
 def size_on_disk(cache: ObjectCache) -> int:
     """By the system's own account, all files of the folder."""
-    return sum(
-        os.lstat(os.path.join(here, name)).st_blocks * 512
-        for here, _, names in os.walk(cache.folder)
-        for name in names
-    )
+    total = 0
+    for here, _, names in os.walk(cache.folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
+                total += os.lstat(os.path.join(here, name)).st_blocks * 512
+    return total
 
 
 # --- spans ---
@@ -374,7 +376,7 @@ def test_the_limit_holds_after_every_write(cache: ObjectCache) -> None:
         for start in range(0, size, step):
             cache.add(object_id, start, data[start : start + step])
             assert size_on_disk(cache) <= LIMIT
-        assert held(cache, object_id, 0, size) == data
+        assert held(cache, object_id, 0, size) == bytes(data)
         written += size
     assert size_on_disk(cache) > LIMIT // 2
 
@@ -384,11 +386,11 @@ def test_an_object_of_more_than_a_quarter_is_not_kept(cache: ObjectCache) -> Non
     data = memoryview(content(MIB))
     fits, too_large, grows = new_id(), new_id(), new_id()
     cache.add(fits, largest - MIB, data)
-    assert held(cache, fits, largest - MIB, MIB) == data
+    assert held(cache, fits, largest - MIB, MIB) == bytes(data)
     cache.add(too_large, 0, data, largest + 1)
     assert held(cache, too_large, 0, MIB) is None
     cache.add(grows, 0, data)
-    assert held(cache, grows, 0, MIB) == data
+    assert held(cache, grows, 0, MIB) == bytes(data)
     cache.add(grows, largest - MIB + 1, data)  # only now it shows how large it is
     assert {each.object_id for each in cache.objects()} == {fits}
 

@@ -60,6 +60,7 @@ TAG = """Signature: 8a477f597d28d172789f06886806bc55
 
 _ID = re.compile("[0-9a-f]{32}")
 _resting: dict[str, float] = {}  # by folder: until when, in the time of `monotonic`
+_warned: set[str] = set()  # folders; once in the life of a process
 
 
 class CachedObject(msgspec.Struct, frozen=True):
@@ -191,7 +192,8 @@ class ObjectCache:
         return time.monotonic() < _resting.get(self.folder, 0.0)
 
     def _rest(self, error: OSError) -> None:
-        level = logging.DEBUG if self.folder in _resting else logging.WARNING
+        level = logging.DEBUG if self.folder in _warned else logging.WARNING
+        _warned.add(self.folder)
         _resting[self.folder] = time.monotonic() + REST_S
         logger.log(
             level,

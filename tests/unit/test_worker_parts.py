@@ -59,12 +59,19 @@ def settings(**changes: Any) -> Settings:
     ],
 )
 def test_how_many_workers(changes: dict[str, Any], files: int, cores: int, expected: int) -> None:
-    count = choice.worker_count(settings(**changes), files, cores=cores, can_start=True)
+    chosen = settings(**changes)
+    count = choice.worker_count(
+        chosen, files, cores=cores, memory_bytes=chosen.memory_bytes, can_start=True
+    )
     assert count == expected
 
 
 def test_without_an_interpreter_there_are_no_workers() -> None:
-    assert choice.worker_count(settings(workers=4), 100, cores=4, can_start=False) == 0
+    chosen = settings(workers=4)
+    count = choice.worker_count(
+        chosen, 100, cores=4, memory_bytes=chosen.memory_bytes, can_start=False
+    )
+    assert count == 0
 
 
 @pytest.mark.parametrize("executable", ["/usr/bin/uwsgi", "/opt/app/myapp.exe", "", None])
@@ -454,9 +461,13 @@ async def test_the_memory_of_a_crew_is_leased_until_it_is_dismissed(tmp_path: Pa
         assert budget.used_bytes == 224 * MIB
         async with crew(2, where, budget, Threads(4)) as others:
             assert others.workers == []  # the memory is gone: no second crew, and no waiting for it
+        hired = list(members.workers)
+        for each in hired:
+            await fetch_nothing(each, tmp_path)
         members.dismiss()
+        assert members.workers == []
         assert budget.used_bytes == 0
-    assert [is_gone(each.pid) for each in members.workers if each.pid] == [True, True]
+    assert [is_gone(each.pid) for each in hired] == [True, True]
 
 
 async def test_an_error_in_the_block_leaves_no_worker_and_no_lease(tmp_path: Path) -> None:
