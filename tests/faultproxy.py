@@ -49,6 +49,7 @@ BODY_FAULTS = (
     "reset-at-half",
     "reset-at-last",
     "reset-after-body",
+    "stall-after",
     "stall",
     "drip",
     "trickle",
@@ -286,6 +287,8 @@ class FaultProxy:
         answer: Message,
     ) -> bool:
         size = len(answer.body)
+        if kind == "stall-after":  # done, and nobody hears of it
+            return await _silence(reader)
         stops = {
             "reset-after-head": 0,
             "reset-at-1": min(1, size),

@@ -41,6 +41,7 @@ async def check_machine(settings: Settings, checkup: Checkup, *, needs_checksums
         await checkup.check("free space", lambda: _free_space(home, checkup), state=State.WARNING)
         await checkup.check("file system", lambda: _file_system(home, checkup), state=State.WARNING)
         await checkup.check("reflinks", lambda: _reflinks(home, checkup), state=State.WARNING)
+        await checkup.check("caches", lambda: _caches(settings, checkup), state=State.WARNING)
     _limits(checkup)
     if needs_checksums:
         checkup.answer(
@@ -50,11 +51,6 @@ async def check_machine(settings: Settings, checkup: Checkup, *, needs_checksums
             "awscrt is not installed: uploads carry no checksum; pip install 'asyncart[s3]'",
             or_else=State.NOTE,
         )
-    kept = await run_blocking(leftovers, settings)
-    nbytes = sum(kind.bytes for kind in kept)
-    checkup.ok(
-        "caches", f"{disk.size_text(nbytes)} kept for speed; `asyncart cache ls` lists them", nbytes
-    )
 
 
 async def check_catalog(settings: Settings, checkup: Checkup) -> None:
@@ -231,6 +227,12 @@ def _can_reflink(folder: str) -> bool:
         source = Path(place, "source")
         source.write_bytes(bytes(64 << 10))
         return links.reflink(str(source), str(Path(place, "target")))
+
+
+async def _caches(settings: Settings, checkup: Checkup) -> None:
+    nbytes = sum(kind.bytes for kind in await run_blocking(leftovers, settings))
+    text = f"{disk.size_text(nbytes)} kept for speed; `asyncart cache ls` lists them"
+    checkup.ok("caches", text, nbytes)
 
 
 def _limits(checkup: Checkup) -> None:

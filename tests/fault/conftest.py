@@ -73,5 +73,8 @@ def _place(
             return store
 
         monkeypatch.setattr("asyncart.stores.open_store", open_memory)
+    gc.collect()
+    gc.freeze()  # collections while the test runs look at what it made, and at nothing else
     yield made
+    gc.unfreeze()
     gc.collect()  # what a test lost on the way reports it now, not in the next test

@@ -111,6 +111,17 @@ class Rig(Place):
         """What is read from now on comes from the bucket."""
         shutil.rmtree(self.settings().cache_dir, ignore_errors=True)
 
+    def known_keys(self) -> set[str]:
+        """Objects that the catalog knows, in whatever state."""
+        return {object_key(str(name)) for (name,) in self.query("SELECT object_id FROM objects")}
+
+    def reached_keys(self) -> set[str]:
+        """Objects that versions need."""
+        rows = self.query(
+            "SELECT DISTINCT object_id FROM objects JOIN version_objects ON objects.id = object"
+        )
+        return {object_key(str(name)) for (name,) in rows}
+
     def check_bucket(self) -> None:
         """Nothing lies there that the catalog does not know: neither objects nor unfinished uploads."""
         rows = self.query("SELECT object_id, state FROM objects")
@@ -199,7 +210,7 @@ class Workshop:
         return open_store
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def hurry(monkeypatch: pytest.MonkeyPatch, *, waits: bool = True) -> None:
     """Everything scaled down: sizes as far as the server allows, waits to fractions of a second."""
     scale_down(monkeypatch)
     monkeypatch.setattr(plan, "BLOCK_BYTES", PART_BYTES + 512 * KIB)
@@ -208,6 +219,8 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, kib in (("MIN_BYTES", 16), ("AVERAGE_BYTES", 64), ("MAX_BYTES", 256)):
         monkeypatch.setattr(chunking, name, kib * KIB)
     monkeypatch.setattr(s3.S3Store, "part_bytes", PART_BYTES)
+    if not waits:
+        return
     monkeypatch.setattr(aws, "CONNECT_S", STALL_S)
     monkeypatch.setattr(aws, "READ_S", STALL_S)
     monkeypatch.setattr(aws, "ATTEMPTS", CONTROL_ATTEMPTS)

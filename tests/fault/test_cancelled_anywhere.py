@@ -10,13 +10,17 @@ from workplace import Place, check_hands_empty, read_tree, settle, small_tree, t
 
 MODES = pytest.mark.parametrize(
     ("by", "moment"),
-    [("scope", "waiting"), ("scope", "answered"), ("task", "waiting"), ("task", "answered")],
+    # An answer cannot get lost by a scope: anyio waits for it, and cancels at the next step.
+    [("scope", "waiting"), ("task", "waiting"), ("task", "answered")],
 )
 
 
 @MODES
-async def test_log_cancelled_at_any_step(place: Place, by: By, moment: Moment) -> None:
+async def test_log_cancelled_at_any_step(
+    place: Place, monkeypatch: pytest.MonkeyPatch, by: By, moment: Moment
+) -> None:
     """No task, thread, memory, file, session or unknown object; the next attempt stores the content."""
+    monkeypatch.setenv("ASYNCART_THREADS", "2")  # enough for every kind of step
     async with place.init() as run:
         await run.log_artifact(place.artifact({"x": b"warm"}, "warm"))
         step, stored = 0, 0

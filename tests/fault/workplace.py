@@ -148,9 +148,11 @@ class Place:
 
     def files(self) -> dict[str, Path]:
         """Objects of a local store: key -> file."""
-        root = Path(self.url)
-        found = (path for path in root.rglob("*") if path.is_file())
-        return {path.relative_to(root).as_posix(): path for path in found}
+        found = {}
+        for folder, _, names in os.walk(self.url):
+            prefix = os.path.relpath(folder, self.url).replace(os.sep, "/")
+            found.update({f"{prefix}/{name}": Path(folder, name) for name in names})
+        return found
 
     def keys(self) -> set[str]:
         if self.memory is not None:

@@ -1,0 +1,150 @@
+"""Kill -9 while a log over S3 is under way, at enumerated requests and at random times, and log again.
+
+The next attempt makes exactly one version; of what had arrived it sends at most one part per connection
+again; no upload is open that the catalog does not know, and the collector removes what was given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import anyio
+import pytest
+from s3_rig import MIB, PART_BYTES, Rig, Workshop, in_thread, workshop
+from workplace import Tree, content, read_tree
+
+from asyncart import aio
+from asyncart.aio.collect import collect
+from tests.faultproxy import Exchange
+
+__all__ = ["workshop"]
+
+ROOT = Path(__file__).parents[2]
+CONNECTIONS = 16  # `net.pace.START`: how many requests run at once before anything is learned
+PATIENCE_S = 60.0
+
+LARGE = {"large": content("killed", 40 * MIB)}  # seven parts or eight
+MANY = {f"{n % 10}/{n}": content(("killed", n), 20_000) for n in range(600)}  # some packs, multipart
+
+
+@asynccontextmanager
+async def logging(rig: Rig, source: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process of its own that logs the folder; killed at the end of the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).with_name("s3_logger.py")),
+        str(source),
+        stdout=asyncio.subprocess.PIPE,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/fault")]),
+            "ASYNCART_HOME": str(rig.home),
+            "ASYNCART_OBJECTS": rig.url,
+            "AWS_ENDPOINT_URL_S3": rig.proxy.url,
+        },
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def line(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    with anyio.fail_after(PATIENCE_S):
+        return (await process.stdout.readline()).decode().strip()
+
+
+async def killed_when(rig: Rig, source: Path, is_time: Callable[[], bool]) -> None:
+    async with logging(rig, source) as process:
+        assert await line(process) == "begun"
+        with anyio.fail_after(PATIENCE_S):
+            while not is_time() and process.returncode is None:
+                await anyio.sleep(0.001)
+
+
+def parts_sent(exchanges: list[Exchange]) -> Counter[tuple[str, str]]:
+    """How often each part was stored: (key, part number) -> times."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for each in exchanges:
+        number = parse_qs(urlsplit(each.target).query).get("partNumber")
+        if each.method == "PUT" and number and each.status == 200:
+            counts[urlsplit(each.target).path, number[0]] += 1
+    return counts
+
+
+async def check_recovered(rig: Rig, source: Path, tree: Tree) -> None:
+    """The next attempt: one version, little sent twice, nothing unknown, and the rest is collected."""
+    for key in await in_thread(rig.bucket.open_uploads, rig.prefix):
+        assert key in rig.known_keys()
+    async with logging(rig, source) as process:
+        assert await line(process) == "begun"
+        assert await line(process) == "v0"
+        await process.wait()
+    twice = sum(count - 1 for count in parts_sent(rig.proxy.exchanges).values())
+    assert twice <= CONNECTIONS
+    sent = sum(each.sent for each in rig.exchanges("PUT") if each.status == 200)
+    total = sum(map(len, tree.values()))
+    assert sent <= total + (CONNECTIONS * PART_BYTES * 2) // 3
+    await in_thread(rig.check_bucket)
+    await in_thread(rig.execute, "UPDATE sessions SET expires_at = 0")
+    async with rig.init() as run:
+        artifact = await run.use_artifact("data:latest")
+        assert artifact.version == "v0"
+        await collect(rig.workspace())
+        await in_thread(rig.check_clean)
+        assert rig.keys() == rig.reached_keys()
+        target = rig.fresh("target")
+        await artifact.download(target)
+        assert read_tree(target) == tree
+
+
+@pytest.mark.parametrize("parts", range(0, 9, 2))
+async def test_a_large_file_is_killed_when_so_many_parts_have_arrived(
+    workshop: Workshop, parts: int
+) -> None:
+    """From the first part to the last: what the catalog noted is not sent again."""
+    async with workshop.rig() as rig:
+        source = rig.source(LARGE)
+        await killed_when(rig, source, lambda: len(parts_sent(rig.proxy.exchanges)) >= parts)
+        await check_recovered(rig, source, LARGE)
+
+
+@pytest.mark.parametrize(
+    ("method", "query"), [("POST", "uploads"), ("POST", "uploadId"), ("PUT", "")]
+)
+async def test_a_large_file_is_killed_when_a_request_was_answered_and_nobody_heard(
+    workshop: Workshop, method: str, query: str
+) -> None:
+    """The upload begun, the object completed, the manifest stored: but its writer never knew."""
+    async with workshop.rig() as rig:
+        source = rig.source(LARGE)
+        rig.proxy.inject("stall-after", None, method=method, query=query)
+        await killed_when(rig, source, lambda: bool(rig.exchanges(method, query)))
+        rig.proxy.faults.clear()
+        await check_recovered(rig, source, LARGE)
+
+
+@pytest.mark.parametrize("tree", [LARGE, MANY], ids=["large", "many"])
+async def test_killed_at_random(workshop: Workshop, tree: Tree) -> None:
+    """Twice in a row, at any time, then again to the end."""
+    async with workshop.rig() as rig:
+        source = rig.source(tree)
+        total = sum(map(len, tree.values()))
+        for _ in range(2):
+            enough = random.randrange(total)
+            start = sum(rig.proxy.bytes_up.values())
+            await killed_when(
+                rig, source, lambda: sum(rig.proxy.bytes_up.values()) - start >= enough
+            )
+        await check_recovered(rig, source, tree)
