@@ -99,12 +99,24 @@ class UploadPart(msgspec.Struct, frozen=True):
     digest: bytes
 
 
+# In place of an upload's token from before it is begun until the store has named it. Whoever finds that
+# in the catalog asks the store for uploads of the key: the writer may have died in between.
+UNKNOWN_TOKEN = "?"
+
+
 class PendingUpload(msgspec.Struct, frozen=True):
-    """An object that was begun and not finished: continued by the next attempt, or aborted by the sweep."""
+    """An object that was begun and not finished: continued by the next attempt, or aborted by the sweep.
+
+    `token` may be UNKNOWN_TOKEN; `store_token` is what `Store.resume_upload` takes.
+    """
 
     object_id: str
     token: str
     parts: tuple[UploadPart, ...] = ()
+
+    @property
+    def store_token(self) -> str:
+        return "" if self.token == UNKNOWN_TOKEN else self.token
 
 
 class RunState(enum.StrEnum):

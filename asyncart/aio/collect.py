@@ -73,7 +73,7 @@ async def _delete(catalog: Catalog, store: Store, collected: Collected) -> None:
 
 
 async def _abort(store: Store, upload: PendingUpload) -> None:
-    unfinished = await store.resume_upload(object_key(upload.object_id), upload.token)
+    unfinished = await store.resume_upload(object_key(upload.object_id), upload.store_token)
     if unfinished is not None:
         await unfinished.abort()
 

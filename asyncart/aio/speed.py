@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyio
 import msgspec
@@ -40,7 +40,8 @@ SECONDS = 60.0
 RANGE_BYTES = 8 << 20  # parts up, ranges down: as in a transfer
 OBJECT_BYTES = 64 << 20
 SMALL_BYTES = 10 << 10
-AT_ONCE = 64  # the store's own pace lets fewer through as long as it learns
+LARGE_AT_ONCE = 32  # parts or ranges: the memory budget holds 32 of them
+SMALL_AT_ONCE = 64  # the store's own pace lets fewer through as long as it learns
 HASH_S = 0.5
 DISK_BYTES = 256 << 20
 DISK_S = 5.0
@@ -158,45 +159,48 @@ class _StoreWork:
         self._small: list[str] = []
 
     async def upload(self, size_bytes: int) -> Speed:
-        object_bytes = min(OBJECT_BYTES, size_bytes)
-        sizes = {
-            f"{self._corner}large-{index}": min(object_bytes, size_bytes - start)
-            for index, start in enumerate(range(0, size_bytes, object_bytes))
-        }
+        """Object after object, each one begun when its first part's turn has come."""
         uploads: dict[str, Upload] = {}
-        sent = dict.fromkeys(sizes, 0)
+        sent: dict[str, int] = {}
+        beginning = anyio.Lock()
 
-        async def part(piece: tuple[str, int, int]) -> None:
-            key, start, length = piece
-            body = self._body(start + len(sent), length)
-            await uploads[key].part(start // RANGE_BYTES, start, [body])
-            sent[key] += length
+        async def part(piece: Piece) -> None:
+            async with beginning:
+                if piece.key not in uploads:
+                    # No size: a folder would reserve the space for an object that time may not allow.
+                    uploads[piece.key] = await self._store.begin_upload(piece.key)
+                    sent[piece.key] = 0
+            body = self._body(piece.start + len(sent), piece.length)
+            await uploads[piece.key].part(piece.start // RANGE_BYTES, piece.start, [body])
+            sent[piece.key] += piece.length
 
         with _Clock() as clock:
             try:
-                for key, size in sizes.items():
-                    uploads[key] = await self._store.begin_upload(key, size)
-                done = await self._at_once(part, _pieces(sizes))
-                for key in [key for key in sizes if sent[key]]:
+                done = await self._at_once(LARGE_AT_ONCE, part, _pieces(self._objects(size_bytes)))
+                for key in list(uploads):
                     # Pieces are taken in order and always finished: what was sent has no gap.
-                    await uploads.pop(key).complete(sent[key])
+                    await uploads[key].complete(sent[key])
+                    del uploads[key]
                     self._large[key] = sent[key]
             finally:
                 await _abort_all(uploads.values())
         return clock.speed("upload", sum(sent.values()), done)
 
+    def _objects(self, size_bytes: int) -> Iterator[tuple[str, int]]:
+        for index, start in enumerate(range(0, size_bytes, OBJECT_BYTES)):
+            yield f"{self._corner}large-{index}", min(OBJECT_BYTES, size_bytes - start)
+
     async def download(self) -> Speed:
         received = 0
 
-        async def fetch(piece: tuple[str, int, int]) -> None:
+        async def fetch(piece: Piece) -> None:
             nonlocal received
-            key, start, length = piece
-            async with self._budget.lease(length) as buffer:
-                await self._store.read_into(key, start, buffer)
-            received += length
+            async with self._budget.lease(piece.length) as buffer:
+                await self._store.read_into(piece.key, piece.start, buffer)
+            received += piece.length
 
         with _Clock() as clock:
-            done = await self._at_once(fetch, _pieces(self._large))
+            done = await self._at_once(LARGE_AT_ONCE, fetch, _pieces(self._large.items()))
         return clock.speed("download", received, done)
 
     async def write_small(self, files: int) -> Speed:
@@ -206,7 +210,7 @@ class _StoreWork:
 
         with _Clock() as clock:
             names = (f"{self._corner}small-{index}" for index in range(files))
-            done = await self._at_once(write, names)
+            done = await self._at_once(SMALL_AT_ONCE, write, names)
         return clock.speed("small objects up", done * SMALL_BYTES, done)
 
     async def read_small(self) -> Speed:
@@ -214,10 +218,12 @@ class _StoreWork:
             await self._store.read_into(key, 0, memoryview(bytearray(SMALL_BYTES)))
 
         with _Clock() as clock:
-            done = await self._at_once(read, self._small)
+            done = await self._at_once(SMALL_AT_ONCE, read, self._small)
         return clock.speed("small objects down", done * SMALL_BYTES, done)
 
-    async def _at_once(self, work: Callable[[T], Awaitable[None]], items: Iterable[T]) -> int:
+    async def _at_once(
+        self, limit: int, work: Callable[[T], Awaitable[None]], items: Iterable[T]
+    ) -> int:
         """Do the work for the items until they or the time are used up; at least one is done."""
         deadline = time.perf_counter() + self._share_s
         todo = iter(items)
@@ -232,7 +238,7 @@ class _StoreWork:
                     return
 
         async with task_group() as group:
-            for _ in range(AT_ONCE):
+            for _ in range(limit):
                 group.start_soon(run)
         return done
 
@@ -242,11 +248,19 @@ class _StoreWork:
         return self._random[start : start + length]
 
 
-def _pieces(sizes: dict[str, int]) -> Iterator[tuple[str, int, int]]:
-    """(key, offset, length), object after object, in order."""
-    for key, size in sizes.items():
+class Piece(NamedTuple):
+    """A part or a range of an object."""
+
+    key: str
+    start: int
+    length: int
+
+
+def _pieces(objects: Iterable[tuple[str, int]]) -> Iterator[Piece]:
+    """Of these (key, size), object after object, in order."""
+    for key, size in objects:
         for start in range(0, size, RANGE_BYTES):
-            yield key, start, min(RANGE_BYTES, size - start)
+            yield Piece(key, start, min(RANGE_BYTES, size - start))
 
 
 async def _abort_all(uploads: Iterable[Upload]) -> None:

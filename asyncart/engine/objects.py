@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 from blake3 import blake3
 
 from ..errors import AsyncartError
-from ..model import UploadPart, new_object_id, object_key
+from ..model import UNKNOWN_TOKEN, UploadPart, new_object_id, object_key
 from ..stores.protocol import Store, Upload
 from . import plan
 from .index import Index
@@ -95,6 +95,7 @@ class ObjectWriter:
         self._in_flight = 0
         self._idle = anyio.Event()
         self._sends: set[anyio.CancelScope] = set()
+        self._may_have_begun = False  # an upload, whose token did not get here
         self._may_be_visible = False  # completing it was begun: only its end is certain
         self._is_finished = False
         self._is_aborted = False
@@ -117,13 +118,17 @@ class ObjectWriter:
         if pending is None:
             return False
         key = object_key(pending.object_id)
-        self._upload = await self._store.resume_upload(key, pending.token)
+        self._upload = await self._store.resume_upload(key, pending.store_token)
         if self._upload is None:
             # Over in the store, perhaps because it was completed just before its process died.
             await self._store.delete([key])
             await self._index.forget_upload(pending.object_id)
             return False
         self.object_id = pending.object_id
+        if pending.token != self._upload.token:
+            await self._index.register_upload(
+                self.object_id, self._upload.token, self._resume_key
+            )
         self._noted = {part.index: part for part in pending.parts}
         return True
 
@@ -176,7 +181,8 @@ class ObjectWriter:
         """Forget the object; never raises, never hangs.
 
         A finished one stays: whether the catalog took it over is not known here. If it did not, the
-        object is still recorded as being written, and the collector deletes it.
+        object is still recorded as being written, and the collector deletes it. So it is with a request
+        to a remote store that was broken off: it may be carried out after whatever is sent behind it.
         """
         self._is_aborted = True
         self._gathered.release()
@@ -186,11 +192,16 @@ class ObjectWriter:
             scope.cancel()
         with anyio.move_on_after(ABORT_S, shield=True), contextlib.suppress(AsyncartError):
             await self._sent_all()
+            is_over = self._is_direct or not self._may_be_visible
+            if self._upload is None and self._may_have_begun:
+                self._upload = await self._store.resume_upload(object_key(self.object_id), "")
+                is_over = self._upload is not None
             if self._upload is not None:
                 await self._upload.abort()
             if self._may_be_visible:
                 await self._store.delete([object_key(self.object_id)])
-            await self._index.forget_upload(self.object_id)
+            if is_over:
+                await self._index.forget_upload(self.object_id)
 
     async def _sent_all(self) -> None:
         while self._in_flight:
@@ -200,6 +211,12 @@ class ObjectWriter:
     async def _send_gathered(self) -> None:
         if self._upload is None:
             key = object_key(self.object_id)
+            if not self._is_direct:
+                # Neither the store's answer nor its record may get lost unnoticed.
+                self._may_have_begun = True
+                await self._index.register_upload(
+                    self.object_id, UNKNOWN_TOKEN, self._resume_key
+                )
             self._upload = await self._store.begin_upload(key, self._size_hint)
             if self._upload.token and not self._is_direct:
                 await self._index.register_upload(

@@ -68,10 +68,10 @@ class Corner:
         require_same(self.source, self.peer.fetched(self.target), compare_content=False)
         return measurement
 
-    def forget_fetched(self, *, with_cache: bool = True) -> None:
+    def forget_fetched(self) -> None:
+        """The target and the cache are empty again."""
         remove(self.target)
-        if with_cache:
-            remove(self.ours.home / "cache")
+        remove(self.ours.home / "cache")
 
     def _counted(self, call: Callable[[], Measurement]) -> Measurement:
         if not self.server.metrics_url:

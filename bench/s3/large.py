@@ -84,6 +84,7 @@ def _turn(
         results, upload.name, corner.name, partial(_beside_hashing, corner, corner.store)
     )
     if is_stored and download.name in wanted and corner.takes("fetch"):
+        corner.forget_fetched()  # what uploading may have left in the cache
         plan.measure_one(results, download.name, corner.name, corner.fetch)
         corner.forget_fetched()
     for row in others:

@@ -120,6 +120,7 @@ class Turn:
 
     def _measure_downloads(self) -> None:
         corner = self._corner
+        corner.forget_fetched()  # what uploading may have left in the cache
         self._one(DOWNLOAD, corner.fetch)
         if corner.peer is not None or not self._wants(CACHED, DOWNLOAD_AGAIN):
             corner.forget_fetched()

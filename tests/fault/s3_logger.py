@@ -1,17 +1,23 @@
 """A process that logs a folder over S3, to be killed: `python s3_logger.py FOLDER`.
 
 Home, store and endpoint come from the environment. It prints "begun" before the log and the version after.
+Few connections, so that a test can tell continuing from beginning anew.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 
 import pytest
 from s3_rig import hurry
 
 from asyncart import aio
+from asyncart.net import retry
+from asyncart.net.pace import Pace
+
+CONNECTIONS = 2
 
 
 async def main(folder: str) -> None:
@@ -26,4 +32,5 @@ async def main(folder: str) -> None:
 if __name__ == "__main__":
     with pytest.MonkeyPatch.context() as monkeypatch:
         hurry(monkeypatch, waits=False)
+        monkeypatch.setattr(retry, "Pace", functools.partial(Pace, limit=CONNECTIONS))
         asyncio.run(main(sys.argv[1]))

@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -20,11 +21,12 @@ import botocore.retries.standard
 import botocore.session
 import pytest
 from services import S3Server
-from workplace import KIB, Place, Tree, content, scale_down
+from workplace import KIB, Place, content, read_tree, scale_down
 
 from asyncart import stores
 from asyncart.catalog.tables import WRITING
 from asyncart.engine import chunking, objects, plan
+from asyncart.engine.target import PARTIAL_SUFFIX
 from asyncart.model import object_key
 from asyncart.net import budget
 from asyncart.net.retry import Transfer
@@ -41,45 +43,55 @@ LARGE_BYTES = 6 * MIB  # two parts
 
 
 class Bucket:
-    """The bucket as it is, seen without asyncart and without the proxy. Blocking: for a thread."""
+    """The bucket as it is, seen without asyncart and without the proxy. Blocking: for a thread.
+
+    It keeps one connection, from the beginning: whoever counts sockets may forget it.
+    """
 
     def __init__(self, server: S3Server) -> None:
         self.name = server.bucket
-        self.client: Any = botocore.session.Session().create_client(
+        self._lock = threading.Lock()
+        self._client: Any = botocore.session.Session().create_client(
             "s3",
             endpoint_url=server.endpoint,
             region_name="us-east-1",
             aws_access_key_id=server.access_key,
             aws_secret_access_key=server.secret_key,
             config=botocore.config.Config(
-                max_pool_connections=16, request_checksum_calculation="when_required"
+                max_pool_connections=1, request_checksum_calculation="when_required"
             ),
         )
+        self._call("head_bucket")
+
+    def _call(self, operation: str, **params: Any) -> Any:
+        with self._lock:
+            return getattr(self._client, operation)(Bucket=self.name, **params)
 
     def keys(self, prefix: str) -> set[str]:
         """Objects below the prefix, as a store names them."""
-        answer = self.client.list_objects_v2(Bucket=self.name, Prefix=f"{prefix}/")
+        answer = self._call("list_objects_v2", Prefix=f"{prefix}/")
         assert not answer["IsTruncated"]
         return {item["Key"].removeprefix(f"{prefix}/") for item in answer.get("Contents", ())}
 
     def open_uploads(self, prefix: str) -> list[str]:
         """Keys of multipart uploads that nobody completed or aborted; a key twice is two uploads."""
-        answer = self.client.list_multipart_uploads(Bucket=self.name, Prefix=f"{prefix}/")
+        answer = self._call("list_multipart_uploads", Prefix=f"{prefix}/")
         assert not answer["IsTruncated"]
         return [item["Key"].removeprefix(f"{prefix}/") for item in answer.get("Uploads", ())]
 
     def read(self, prefix: str, key: str) -> bytes:
-        answer = self.client.get_object(Bucket=self.name, Key=f"{prefix}/{key}")
-        return bytes(answer["Body"].read())
+        with self._lock:
+            answer = self._client.get_object(Bucket=self.name, Key=f"{prefix}/{key}")
+            return bytes(answer["Body"].read())
 
     def write(self, prefix: str, key: str, data: bytes) -> None:
-        self.client.put_object(Bucket=self.name, Key=f"{prefix}/{key}", Body=data)
+        self._call("put_object", Key=f"{prefix}/{key}", Body=data)
 
     def delete(self, prefix: str, key: str) -> None:
-        self.client.delete_object(Bucket=self.name, Key=f"{prefix}/{key}")
+        self._call("delete_object", Key=f"{prefix}/{key}")
 
     def close(self) -> None:
-        self.client.close()
+        self._client.close()
 
 
 class Rig(Place):
@@ -89,6 +101,7 @@ class Rig(Place):
         self.bucket = bucket
         self.proxy = proxy
         self.prefix = f"{folder.parent.name}-{folder.name}"
+        self.endpoint = proxy.url
         self.transfer: Transfer | None = None
         self._patience_s = 15.0
         super().__init__(folder, "s3", f"s3://{bucket.name}/{self.prefix}")
@@ -182,13 +195,15 @@ class Workshop:
         self._serial = 0
 
     @asynccontextmanager
-    async def rig(self) -> AsyncIterator[Rig]:
+    async def rig(self, *, is_direct: bool = False) -> AsyncIterator[Rig]:
+        """With `is_direct` nothing goes through the proxy, whose tasks run in the same loop."""
         host, _, port = self.server.endpoint.removeprefix("http://").partition(":")
         self._serial += 1
         folder = self.folder / str(self._serial)
         folder.mkdir()
         async with FaultProxy(host, int(port), drip_s=0.05) as proxy:
             rig = Rig(folder, self.bucket, proxy)
+            rig.endpoint = self.server.endpoint if is_direct else proxy.url
             self._rigs[rig.url] = rig
             yield rig
             await rig.workspace().aclose()
@@ -202,7 +217,7 @@ class Workshop:
             options.pop("transfer", None)
             plane = StreamPlane(stall_s=STALL_S, connect_s=STALL_S)
             rig.transfer = Transfer(plane, patience_s=rig.patience_s)
-            options |= {"transfer": rig.transfer, "endpoint_url": rig.proxy.url}
+            options |= {"transfer": rig.transfer, "endpoint_url": rig.endpoint}
             store: Any = await real_open(url, **options)
             store._owns_transfer = True  # as it is where nobody brings one
             return store  # type: ignore[no-any-return]
@@ -245,11 +260,11 @@ def workshop(
         yield made
 
 
+def published(folder: Path) -> dict[str, bytes]:
+    """Files under their final names: what a failed download keeps for the next attempt is none."""
+    found = read_tree(folder)
+    return {path: data for path, data in found.items() if not path.endswith(PARTIAL_SUFFIX)}
+
+
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     return await asyncio.to_thread(function, *arguments)
-
-
-async def log(rig: Rig, tree: Tree) -> Any:
-    """Log the tree in a run of its own."""
-    async with rig.init() as run:
-        return await run.log_artifact(rig.artifact(tree))

@@ -43,8 +43,11 @@ def settings(**changes: Any) -> Settings:
 @pytest.mark.parametrize(
     ("changes", "files", "cores", "expected"),
     [
-        ({}, choice.MIN_FILES, 2, 2),
-        ({}, choice.MIN_FILES - 1, 64, 0),  # a small log pays nothing
+        ({}, 100_000, 2, 2),
+        ({}, 99_999, 2, 0),
+        ({}, 33_334, 4, 4),
+        ({}, 33_333, 4, 0),
+        ({}, 1_000, 64, 0),  # a small log pays nothing
         ({}, 1_000_000, 1, 0),
         ({}, 1_000_000, 64, 4),  # what 256 MiB are enough for
         ({"memory_bytes": 1 << 30}, 1_000_000, 64, choice.MAX_WORKERS),

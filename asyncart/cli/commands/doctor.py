@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ...aio.findings import Diagnosis, Finding
 
 COLOURS = {"ok": "32", "note": "36", "warning": "33", "failure": "1;31"}
-NAME_WIDTH = 16
+NAME_WIDTH = 18
 
 
 @click.command(cls=Command, short_help="Try out the store and this machine.")
