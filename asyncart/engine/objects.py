@@ -16,8 +16,8 @@ import anyio
 from anyio.abc import TaskGroup
 from blake3 import blake3
 
-from ..errors import AsyncartError
-from ..model import UNKNOWN_TOKEN, UploadPart, new_object_id, object_key
+from ..errors import AsyncartError, Conflict
+from ..model import UNKNOWN_TOKEN, PendingUpload, UploadPart, new_object_id, object_key
 from ..stores.protocol import Store, Upload
 from . import plan
 from .index import Index
@@ -69,6 +69,30 @@ def _nothing() -> None:
     """The bytes are our own."""
 
 
+class _Completed:
+    """In place of the upload of an object that is complete already: there is nothing left to send."""
+
+    def __init__(self, key: str, token: str, size: int) -> None:
+        self.key = key
+        self.token = token
+        self._size = size
+
+    async def part(self, index: int, offset: int, buffers: Sequence[memoryview]) -> None:
+        raise self._changed()  # the catalog noted all parts, but not this one
+
+    async def complete(self, size: int) -> None:
+        if size != self._size:
+            raise self._changed()
+
+    async def abort(self) -> None:
+        """The writer deletes the object."""
+
+    def _changed(self) -> Conflict:
+        return Conflict(
+            f"{self.key}: the content changed after the attempt that stored it was killed; log it again"
+        )
+
+
 class ObjectWriter:
     """One object, appended to in order. Use `finish` or `abort`; sends run in the given task group."""
 
@@ -98,6 +122,7 @@ class ObjectWriter:
         self._may_have_begun = False  # an upload, whose token did not get here
         self._may_be_visible = False  # completing it was begun: only its end is certain
         self._is_finished = False
+        self._is_broken = False  # a part did not get there
         self._is_aborted = False
 
     async def begin(self, digests: bytes) -> None:
@@ -120,17 +145,24 @@ class ObjectWriter:
         key = object_key(pending.object_id)
         self._upload = await self._store.resume_upload(key, pending.store_token)
         if self._upload is None:
-            # Over in the store, perhaps because it was completed just before its process died.
+            self._upload = await self._completed(key, pending)
+        if self._upload is None:
             await self._store.delete([key])
             await self._index.forget_upload(pending.object_id)
             return False
         self.object_id = pending.object_id
         if pending.token != self._upload.token:
-            await self._index.register_upload(
-                self.object_id, self._upload.token, self._resume_key
-            )
+            await self._index.register_upload(self.object_id, self._upload.token, self._resume_key)
         self._noted = {part.index: part for part in pending.parts}
         return True
+
+    async def _completed(self, key: str, pending: PendingUpload) -> Upload | None:
+        """The object that was completed just before its process died, if it is whole."""
+        size = sum(part.length for part in pending.parts)
+        if not size or (await self._store.sizes([key])).get(key) != size:
+            return None
+        self._may_be_visible = True
+        return _Completed(key, pending.token, size)
 
     async def append(
         self,
@@ -207,6 +239,9 @@ class ObjectWriter:
         while self._in_flight:
             self._idle = anyio.Event()
             await self._idle.wait()
+        if self._is_broken and not self._is_aborted:
+            # What broke it ends the task group around us: that arrives here, and says what happened.
+            await anyio.sleep_forever()
 
     async def _send_gathered(self) -> None:
         if self._upload is None:
@@ -214,9 +249,7 @@ class ObjectWriter:
             if not self._is_direct:
                 # Neither the store's answer nor its record may get lost unnoticed.
                 self._may_have_begun = True
-                await self._index.register_upload(
-                    self.object_id, UNKNOWN_TOKEN, self._resume_key
-                )
+                await self._index.register_upload(self.object_id, UNKNOWN_TOKEN, self._resume_key)
             self._upload = await self._store.begin_upload(key, self._size_hint)
             if self._upload.token and not self._is_direct:
                 await self._index.register_upload(
@@ -243,8 +276,12 @@ class ObjectWriter:
                     if not self._is_direct:
                         await self._note(part)
         except AsyncartError:
+            self._is_broken = True
             if not self._is_aborted:  # else it only says that the upload is gone, as was asked for
                 raise
+        except BaseException:
+            self._is_broken = True
+            raise
         finally:
             self._sends.discard(scope)
             gathered.release()

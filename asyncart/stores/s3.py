@@ -3,7 +3,8 @@
 Promised: bytes go through the data plane (ranged GET, PUT, UploadPart: from and into the caller's
 buffers), control calls through aiobotocore; every error is asyncart's own. An upload survives its
 process: it is continued by its id, or found by its key where even the id got lost, and the parts that the
-store has are asked of the store. `complete` may be repeated after a lost answer.
+store has are asked of the store: one whose ETag is the MD5 of the bytes is not sent again, and nothing
+else depends on that. `complete` may be repeated after a lost answer.
 
 Refused: conditions, versions, ETags as checksums: stores differ in all of them. Where the store is known
 to verify checksums (see `probe`), they are sent as well; correctness never depends on it.
@@ -12,6 +13,7 @@ to verify checksums (see `probe`), they are sent as well; correctness never depe
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -335,6 +337,15 @@ class Part(NamedTuple):
     size: int
     etag: str
 
+    def holds(self, buffers: Sequence[memoryview]) -> bool:
+        """Whether it is certain that the part has these bytes: where the ETag is their MD5."""
+        if self.size != sum(buffer.nbytes for buffer in buffers):
+            return False
+        md5 = hashlib.md5(usedforsecurity=False)
+        for buffer in buffers:
+            md5.update(buffer)
+        return self.etag.strip('"') == md5.hexdigest()
+
 
 class Token(NamedTuple):
     """`CHECKSUM/ID` or `/ID`: the store's upload id, and the checksum that goes with every part."""
@@ -363,11 +374,16 @@ class S3Upload:
         self._id = token.id
         self._checksum = token.checksum
         self._parts = {part.number: part for part in parts}
+        self._found = set(self._parts)  # those that an earlier attempt sent
 
     async def part(self, index: int, offset: int, buffers: Sequence[memoryview]) -> None:
         number = index + 1
         if number > MAX_PARTS:
             raise Invalid(f"{self._name}: more than {MAX_PARTS} parts; send larger ones")
+        if number in self._found:
+            self._found.discard(number)
+            if await run_blocking(self._parts[number].holds, buffers):
+                return  # it arrived, and nobody was told
         size = sum(buffer.nbytes for buffer in buffers)
         header = await _checksum_header(self._checksum, buffers)
         query = urlencode({"partNumber": number, "uploadId": self._id})

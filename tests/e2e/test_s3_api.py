@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from s3_environment import in_a_bucket  # noqa: F401
@@ -19,11 +20,12 @@ def test_every_suite_of_the_api_has_a_twin_over_s3() -> None:
 
 
 async def test_the_objects_are_in_the_bucket_and_nowhere_else(
-    aws_environment: object, tmp_path: Path, in_a_bucket: str
+    tmp_path: Path,
 ) -> None:
     """What the twins' environment is worth: with it, no object lies in the home."""
     (tmp_path / "a.txt").write_bytes(b"hello")
     home = tmp_path / "home"
+    assert os.environ["ASYNCART_OBJECTS"].startswith("s3://")
     async with asyncart.aio.init("p", home=str(home)) as run:
         artifact = await run.log_artifact(tmp_path / "a.txt", name="data", type="dataset")
         assert await (await artifact.get_entry("a.txt")).read() == b"hello"

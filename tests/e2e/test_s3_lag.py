@@ -60,10 +60,9 @@ async def test_the_loop_of_the_caller_goes_on(
         (source / "large").write_bytes(os.urandom(64 << 20))
         for n in range(2000):
             (source / "many" / str(n)).write_bytes(os.urandom(2000))
-        async with aio.init("p") as run:
-            async with ticking() as ticker:
-                artifact = await run.log_artifact(str(source), name="data", type="dataset")
-                await artifact.download(tmp_path / f"target{attempt}")
+        async with aio.init("p") as run, ticking() as ticker:
+            artifact = await run.log_artifact(str(source), name="data", type="dataset")
+            await artifact.download(tmp_path / f"target{attempt}")
         assert ticker.ticks > 20
         longest.append(ticker.longest_s)
         if ticker.longest_s < LONGEST_S:

@@ -1,6 +1,6 @@
 """A process that logs a folder over S3, to be killed: `python s3_logger.py FOLDER`.
 
-Home, store and endpoint come from the environment. It prints "begun" before the log and the version after.
+Home, store and endpoint come from the environment. It says "begun" before the log and the version after.
 Few connections, so that a test can tell continuing from beginning anew.
 """
 
@@ -20,13 +20,18 @@ from asyncart.net.pace import Pace
 CONNECTIONS = 2
 
 
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 async def main(folder: str) -> None:
     async with aio.init(project="p") as run:
         artifact = aio.Artifact("data", "dataset")
         artifact.add_dir(folder)
-        print("begun", flush=True)
+        say("begun")
         await run.log_artifact(artifact)
-        print(artifact.version, flush=True)
+        say(artifact.version)
 
 
 if __name__ == "__main__":

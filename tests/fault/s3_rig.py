@@ -24,6 +24,7 @@ from services import S3Server
 from workplace import KIB, Place, content, read_tree, scale_down
 
 from asyncart import stores
+from asyncart.aio.collect import collect
 from asyncart.catalog.tables import WRITING
 from asyncart.engine import chunking, objects, plan
 from asyncart.engine.target import PARTIAL_SUFFIX
@@ -150,6 +151,13 @@ class Rig(Place):
         self.check_bucket()
         uploads = self.bucket.open_uploads(self.prefix)
         assert not uploads, f"left open: {uploads}"
+
+    async def check_collected(self) -> None:
+        """Once the leases have run out, the collector leaves what versions reach, and nothing else."""
+        await in_thread(self.execute, "UPDATE sessions SET expires_at = 0")
+        await collect(self.workspace())
+        await in_thread(self.check_clean)
+        assert await in_thread(self.keys) == await in_thread(self.reached_keys)
 
     def exchanges(self, method: str, query: str | None = None) -> list[Exchange]:
         """Requests that reached the server. `query` as in `FaultProxy.inject`."""

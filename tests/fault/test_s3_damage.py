@@ -17,7 +17,9 @@ Trees = pytest.mark.parametrize("make", [small_files, large_file])
 CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
 
 
-async def check_heals(rig: Rig, run: aio.Run, artifact: aio.Artifact, tree: dict[str, bytes]) -> None:
+async def check_heals(
+    rig: Rig, run: aio.Run, artifact: aio.Artifact, tree: dict[str, bytes]
+) -> None:
     """Corrupt, naming a file of the object; nothing wrong in the target; the same content again heals."""
     await in_thread(rig.forget_cache)
     target = rig.fresh("target")
@@ -42,8 +44,9 @@ async def test_an_object_that_somebody_damaged(
     async with workshop.rig() as rig, rig.init() as run:
         tree = make("damage")
         artifact = await run.log_artifact(rig.artifact(tree))
-        sizes = {key: await in_thread(rig.bucket.read, rig.prefix, key) for key in rig.keys()}
-        key, data = max(sizes.items(), key=lambda item: len(item[1]))
+        keys = await in_thread(rig.keys)
+        stored = [(key, await in_thread(rig.bucket.read, rig.prefix, key)) for key in keys]
+        key, data = max(stored, key=lambda item: len(item[1]))
         if how == "deleted":
             await in_thread(rig.bucket.delete, rig.prefix, key)
         else:
