@@ -58,6 +58,13 @@ class _Gathered:
         """Of the contents' digests: the bytes themselves are hashed already."""
         return self._digests.digest()
 
+    def let_go(self) -> None:
+        """Keep a copy of the bytes instead of their buffers."""
+        if self.releases:
+            copy = memoryview(b"".join(self.views))
+            self.release()
+            self.views.append(copy)
+
     def release(self) -> None:
         self.views.clear()
         for done in self.releases:
@@ -192,6 +199,14 @@ class ObjectWriter:
         if self._gathered.size >= enough:
             await self._send_gathered()
         return offset
+
+    def let_go(self) -> None:
+        """Hold no leased buffer any more but those that are being sent: for whoever waits for another one.
+
+        A writer that waited with full hands could wait for writers that wait for it. The copy is less than
+        a part (or than MULTIPART_BYTES) and is made only when the budget is exhausted.
+        """
+        self._gathered.let_go()
 
     async def finish(self) -> None:
         """Durable on return; from now on `abort` leaves it alone."""

@@ -105,12 +105,20 @@ class Uploader:
                 await pack.abort()
                 raise
 
+    async def lease(self, nbytes: int, let_go: Callable[[], None]) -> Lease:
+        """A buffer; `let_go` is called before it is waited for: nobody waits with full hands."""
+        lease = self._budget.try_take(nbytes)
+        if lease is None:
+            let_go()
+            lease = await self._budget.take(nbytes)
+        return lease
+
     # small files
 
     async def _store_batch(self, listing: Listing, batch: Sequence[int], pack: _Pack) -> None:
         starts = list(itertools.accumulate((listing.sizes[row] for row in batch), initial=0))
         total = starts.pop()
-        lease = await self._budget.take(max(total, 1))
+        lease = await self.lease(max(total, 1), pack.let_go)
         share = Shared(lease.release, users=1)
         try:
             moved = await self._threads.run(read_batch, listing, batch, lease.buffer)
@@ -293,6 +301,10 @@ class _Pack:
             offset += size
         return nbytes
 
+    def let_go(self) -> None:
+        if self._writer is not None:
+            self._writer.let_go()
+
     async def seal(self) -> None:
         writer, contents = self._writer, self._contents
         if writer is None:
@@ -330,7 +342,7 @@ class _Large:
                 uploader._store, uploader._index, group, size_hint=file.stamp.size
             )
             try:
-                digest = await self._read(partial(self._write_missing, writer))
+                digest = await self._read(partial(self._write_missing, writer), writer.let_go)
                 if writer.size:
                     await writer.finish()
                 content = Content(
@@ -347,18 +359,20 @@ class _Large:
         uploader._tally.add(1, 0, 0, 0)
         return content
 
-    async def _read(self, take: Take) -> bytes:
+    async def _read(self, take: Take, let_go: Callable[[], None]) -> bytes:
         """Hand every block to `take`; the digest of them all."""
         async with task_group() as hashing:
             is_last = False
             while not is_last:
-                is_last = await self._step(take, hashing)
+                is_last = await self._step(take, let_go, hashing)
         return await self._uploader._threads.run(self._file.finish)
 
-    async def _step(self, take: Take, hashing: anyio.abc.TaskGroup) -> bool:
+    async def _step(
+        self, take: Take, let_go: Callable[[], None], hashing: anyio.abc.TaskGroup
+    ) -> bool:
         uploader = self._uploader
         await self._slots.acquire()
-        lease = await uploader._budget.take(plan.BLOCK_BYTES)
+        lease = await uploader.lease(plan.BLOCK_BYTES, let_go)
         share = Shared(lease.release, users=2)
         try:
             block = await uploader._threads.run(self._file.read_block, lease.buffer)
@@ -427,7 +441,7 @@ class _Linked:
         self._offset = 0
 
     async def run(self) -> tuple[Content, list[tuple[Chunk, int]]]:
-        digest = await _Large(self._uploader, self._file)._read(self._note)
+        digest = await _Large(self._uploader, self._file)._read(self._note, _holds_nothing)
         self._uploader._tally.add(1, 0, 0, 0)
         size = self._offset
         extents = (Extent(self._object_id, 0, size),)
@@ -440,6 +454,10 @@ class _Linked:
             self._offset += length
         share.done()
         return 0
+
+
+def _holds_nothing() -> None:
+    """Nothing of a file that is only hashed waits to be sent."""
 
 
 class _Spans:
