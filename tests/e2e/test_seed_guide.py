@@ -82,7 +82,9 @@ async def test_the_guide_runs_with_await(project: Path) -> None:
         await run.log_artifact(artifact, aliases=["best-ap50"])
         art = await run.use_artifact("bike-dataset:best-ap50", type="dataset")
         folder = Path(await art.download())
-        assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
+        assert sorted(
+            p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
+        ) == [
             "hello.txt",
             "images/cat.png",
             "images/dog.png",
