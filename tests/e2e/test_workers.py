@@ -315,7 +315,8 @@ async def test_the_files_of_a_killed_worker_are_fetched_here(
     killed = killing(monkeypatch, wire.Step, victims, after)
     events: list[Progress] = []
     await artifact.download(tmp_path / "out", progress=events.append)
-    assert len(killed) == victims
+    # Each worker gets a first step; whether the second one gets a third, too, is up to the scheduler.
+    assert len(killed) == victims if after == 0 else 1 <= len(killed) <= victims
     assert "was killed by signal 9" in caplog.text
     files = snapshot(tree)
     found = snapshot(tmp_path / "out")
