@@ -249,12 +249,6 @@ class Listing:
             self.paths[row], self.digest(row), self.sizes[row], extents, chunks, is_executable
         )
 
-    def used_object_ids(self) -> set[str]:
-        used = set(self.object_ids)
-        for content in self.contents.values():
-            used.update(extent.object_id for extent in content.extents)
-        return used
-
     # remembering
 
     def remember(self, cache: StatCache, seen_at_ns: int, passing: str = "") -> None:

@@ -222,7 +222,8 @@ def test_promised_content_stays_unplaced(listing: Listing) -> None:
     cargo.merge_results(listing, [3, 4], stored)
     assert listing.object_ids[listing.object_of[3]] == "real"
     assert listing.object_of[4] == NOWHERE
-    assert cargo.PROMISED not in listing.used_object_ids()
+    extents = [extent for content in listing.contents.values() for extent in content.extents]
+    assert cargo.PROMISED not in {*listing.object_ids, *(each.object_id for each in extents)}
 
 
 # --- errors and frames
