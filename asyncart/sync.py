@@ -378,7 +378,7 @@ class Artifact(Twin):
         )
 
     def checkout(self, root: str | os.PathLike[str] | None = None) -> str:
-        """Make `root` exactly this version: like `download`, and files that do not belong to it are deleted."""
+        """Make `root` exactly this version: like `download`, and what does not belong to it is deleted."""
         return call(self._aio.checkout, root)
 
     def verify(self, root: str | os.PathLike[str] | None = None) -> Verification:

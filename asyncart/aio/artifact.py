@@ -321,9 +321,9 @@ class Artifact:
         return folder
 
     async def checkout(self, root: str | os.PathLike[str] | None = None) -> str:
-        """Make `root` exactly this version: like `download`, and files that do not belong to it are deleted."""
-        folder = await self.download(root)
-        await materialise.remove_extra(self, folder)
+        """Make `root` exactly this version: like `download`, and what does not belong to it is deleted."""
+        folder = self._folder(root)
+        await materialise.checkout(self, folder)
         return folder
 
     async def verify(self, root: str | os.PathLike[str] | None = None) -> Verification:

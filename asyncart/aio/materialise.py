@@ -5,7 +5,9 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+import shutil
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -278,23 +280,46 @@ def _extra(folder: str, expected: set[str]) -> list[str]:
     return sorted(found)
 
 
-async def remove_extra(artifact: Artifact, folder: str) -> None:
-    """Delete the files of the folder that do not belong to the artifact, and folders left empty."""
-    workspace = artifact._workspace_or_raise()
-    expected = {
-        entry.path
-        for step in [s async for s in (await artifact._reader()).steps()]
-        for entry in step
-    }
+async def checkout(artifact: Artifact, folder: str) -> None:
+    """Make the folder exactly this version: download, and delete what does not belong to it."""
+    run = artifact._workspace_or_raise().threads.run
+    reader = await artifact._reader()
+    paths = {entry.path async for entries in reader.steps() for entry in entries}
+    await run(_clear_the_way, folder, paths)
+    await download(artifact, folder, Selection(), None, False)
+    await run(_remove_extra, folder, paths)
 
-    def remove() -> None:
-        for path in _extra(folder, expected):
-            os.unlink(os.path.join(folder, *path.split("/")))
-        for here, _, _ in os.walk(folder, topdown=False):
-            if here != folder and not os.listdir(here):
-                os.rmdir(here)
 
-    await workspace.threads.run(remove)
+def _clear_the_way(folder: str, paths: set[str]) -> None:
+    """Remove what is no regular file where the artifact has one, and no directory where it has one."""
+    directories = {parent for path in paths for parent in _parents(path)}
+    for here, folders, files in os.walk(folder):
+        for name in files + folders:
+            local = os.path.join(here, name)
+            path = os.path.relpath(local, folder).replace(os.sep, "/")
+            mode = os.lstat(local).st_mode
+            if path in paths and stat.S_ISDIR(mode):
+                shutil.rmtree(local)
+                folders.remove(name)
+            elif (path in paths and not stat.S_ISREG(mode)) or (
+                path in directories and not stat.S_ISDIR(mode)
+            ):
+                os.unlink(local)
+
+
+def _remove_extra(folder: str, paths: set[str]) -> None:
+    """Delete the files that do not belong there, and folders left empty."""
+    for path in _extra(folder, paths):
+        os.unlink(os.path.join(folder, *path.split("/")))
+    for here, _, _ in os.walk(folder, topdown=False):
+        if here != folder and not os.listdir(here):
+            os.rmdir(here)
+
+
+def _parents(path: str) -> Iterator[str]:
+    while "/" in path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 async def verify_stored(artifact: Artifact) -> Verification:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -29,14 +30,22 @@ ABORT_S = 5.0
 class Shared:
     """A buffer with several users: released when the last one is done."""
 
-    def __init__(self, release: Callable[[], None], users: int) -> None:
+    def __init__(self, release: Callable[[], None]) -> None:
         self._release = release
-        self._users = users
+        self._users: set[object] = set()
 
-    def done(self) -> None:
-        self._users -= 1
-        if self._users == 0:
-            self._release()
+    def user(self) -> Callable[[], None]:
+        """One more user; returns what it calls when it is done. To call it again is fine: whoever hands
+        a buffer on calls it, too, when that fails."""
+        user = object()
+        self._users.add(user)
+        return partial(self._done, user)
+
+    def _done(self, user: object) -> None:
+        if user in self._users:
+            self._users.remove(user)
+            if not self._users:
+                self._release()
 
 
 class _Gathered:

@@ -119,13 +119,12 @@ class Uploader:
         starts = list(itertools.accumulate((listing.sizes[row] for row in batch), initial=0))
         total = starts.pop()
         lease = await self.lease(max(total, 1), pack.let_go)
-        share = Shared(lease.release, users=1)
         try:
             moved = await self._threads.run(read_batch, listing, batch, lease.buffer)
             files = _Batch(listing, batch, starts, lease, moved)
-            written = await pack.append(files, await self._missing(listing, files), share)
+            written = await pack.append(files, await self._missing(listing, files), lease.release)
         except BaseException:
-            share.done()
+            lease.release()
             raise
         size = sum(listing.sizes[row] for row in batch)
         self._tally.add(len(batch), size, size - written, written)
@@ -277,20 +276,23 @@ class _Pack:
         self._writer: ObjectWriter | None = None
         self._contents: list[Content] = []
 
-    async def append(self, batch: _Batch, positions: Sequence[int], share: Shared) -> int:
-        """Store these files of the batch; returns how many bytes that were. Takes over the share."""
+    async def append(
+        self, batch: _Batch, positions: Sequence[int], done: Callable[[], None]
+    ) -> int:
+        """Store these files of the batch; returns how many bytes that were. `done` is called once the
+        batch's buffer may be reused."""
         nbytes = sum(batch.size(p) for p in positions)
         if self._writer is not None and self._writer.size + nbytes > plan.PACK_BYTES:
             await self.seal()
         if not positions:
-            share.done()
+            done()
             return 0
         if self._writer is None:
             self._writer = ObjectWriter(self._uploader._store, self._uploader._index, self._group)
         positions = batch.laid_out(positions)
         digests = b"".join(batch.digests[position] for position in positions)
         offset = await self._writer.append(
-            batch.views(positions), digests, share.done, batch.held_bytes
+            batch.views(positions), digests, done, batch.held_bytes
         )
         object_id = self._writer.object_id
         for position in positions:
@@ -319,7 +321,9 @@ class _Pack:
             await self._writer.abort()
 
 
-Take = Callable[[Block, memoryview, Shared], Awaitable[int]]  # returns how many bytes it stored
+# What is done with a block, its buffer, and what to call once that may be reused; returns how many bytes
+# of it were stored.
+Take = Callable[[Block, memoryview, Callable[[], None]], Awaitable[int]]
 
 
 class _Large:
@@ -373,26 +377,33 @@ class _Large:
         uploader = self._uploader
         await self._slots.acquire()
         lease = await uploader.lease(plan.BLOCK_BYTES, let_go)
-        share = Shared(lease.release, users=2)
+        share = Shared(lease.release)
+        hashed, taken = share.user(), share.user()
         try:
             block = await uploader._threads.run(self._file.read_block, lease.buffer)
         except BaseException:
             lease.release()
             raise
-        hashing.start_soon(self._hash, lease.buffer[: block.length], share)
-        moved = await take(block, lease.buffer, share)
+        hashing.start_soon(self._hash, lease.buffer[: block.length], hashed)
+        try:
+            moved = await take(block, lease.buffer, taken)
+        except BaseException:
+            taken()
+            raise
         uploader._tally.add(0, block.length, block.length - moved, moved)
         return block.is_last
 
-    async def _hash(self, view: memoryview, share: Shared) -> None:
-        async with self._in_order:
-            await self._uploader._threads.run(self._file.hash_block, view)
-        view.release()
-        share.done()
+    async def _hash(self, view: memoryview, done: Callable[[], None]) -> None:
+        try:
+            async with self._in_order:
+                await self._uploader._threads.run(self._file.hash_block, view)
+        finally:
+            view.release()
+            done()
         self._slots.release()
 
     async def _write_missing(
-        self, writer: ObjectWriter, block: Block, buffer: memoryview, share: Shared
+        self, writer: ObjectWriter, block: Block, buffer: memoryview, done: Callable[[], None]
     ) -> int:
         """Point to the chunks that are worth it, write the others; returns how many bytes those were."""
         claimed = self._uploader._chunks
@@ -424,9 +435,9 @@ class _Large:
         self._after_stored_run = bool(pointed and pointed[-1])
         moved = offset - writer.size
         if moved:
-            await writer.append(spans.views(buffer), b"".join(written), share.done, len(buffer))
+            await writer.append(spans.views(buffer), b"".join(written), done, len(buffer))
         else:
-            share.done()
+            done()
         return moved
 
 
@@ -448,11 +459,11 @@ class _Linked:
         chunks = tuple(chunk for chunk, _ in self._placed)
         return Content(digest, size, extents, chunks), self._placed
 
-    async def _note(self, block: Block, buffer: memoryview, share: Shared) -> int:
+    async def _note(self, block: Block, buffer: memoryview, done: Callable[[], None]) -> int:
         for length, digest in zip(block.lengths, block.digests, strict=True):
             self._placed.append((Chunk(digest, length), self._offset))
             self._offset += length
-        share.done()
+        done()
         return 0
 
 

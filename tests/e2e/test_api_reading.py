@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,28 @@ async def test_checkout_of_another_version_takes_the_first_ones_files_away(
     assert found("out") == chosen("imagesque", "readme")
     await got(artifact.checkout("out"))
     assert found("out") == BYTES
+
+
+async def test_checkout_replaces_what_is_of_another_kind(artifact: Any, here: Path) -> None:
+    """A file or link where a folder belongs, a folder, link or FIFO where a file belongs."""
+    elsewhere = here / "elsewhere"
+    tree(here, {"elsewhere/cat.png": "precious"})
+    target = Path("out")
+    for plant in (
+        lambda: tree(here, {"out/images": "a file"}),
+        lambda: (target / "images").symlink_to(elsewhere, target_is_directory=True),
+        lambda: tree(here, {"out/readme.md/deep/er": "a folder"}),
+        lambda: (target / "readme.md").symlink_to(elsewhere / "cat.png"),
+        lambda: os.mkfifo(target / "readme.md"),
+    ):
+        target.mkdir()
+        plant()
+        await got(artifact.checkout("out"))
+        assert found("out") == BYTES
+        assert not (target / "images").is_symlink()
+        assert not (target / "readme.md").is_symlink()
+        assert (elsewhere / "cat.png").read_text() == "precious"
+        shutil.rmtree(target)
 
 
 # --- verify -------------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ async def settle() -> None:
 def check_hands_empty(place: Place, *, at_once: bool = False) -> None:
     """No task, thread at work, leased memory, or open file of the user's is left in this process.
 
-    What the traceback of an error holds may wait for the garbage collector, unless `at_once`.
+    Files that the traceback of an error holds may wait for the garbage collector, unless `at_once`.
     """
     others = asyncio.all_tasks() - {asyncio.current_task()}
     assert not others, others
@@ -233,11 +233,9 @@ def check_hands_empty(place: Place, *, at_once: bool = False) -> None:
         anyio.to_thread.current_default_thread_limiter(),
     ):
         assert limiter.borrowed_tokens == 0
+    assert workspace.budget.used_bytes == 0
     if not at_once:
         gc.collect()
-    elif workspace.budget.used_bytes:
-        gc.collect()  # a lease in a reference cycle is given back when it is found
-    assert workspace.budget.used_bytes == 0
     mine = [path for path in open_paths() if str(place.folder) in path]
     strange = [
         path

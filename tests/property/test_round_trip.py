@@ -144,6 +144,8 @@ ROUND_TRIP = settings(
 @example([{"a": ((0, LARGE), False, "plain")}], None)
 @example([{f"f{size}": ((1, size), False, "plain") for size in SIZES}], None)
 @example([{f"f{size}": ((1, size), True, "link") for size in SIZES}] * 2, None)
+@example([{"a/a": ((0, 0), False, "plain")}, {"a": ((0, 0), False, "plain")}], None)
+@example([{"a": ((0, 0), False, "plain")}, {"a/a": ((0, 0), False, "plain")}], None)
 def test_any_tree_survives(root: Path, versions: list[Tree], random: Random | None) -> None:
     """Log several trees as versions of one collection, download them in any order: the same bits.
 
