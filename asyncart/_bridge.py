@@ -37,7 +37,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
-from typing import Generic, NoReturn, ParamSpec, TypeVar
+from typing import Generic, NamedTuple, NoReturn, ParamSpec, TypeVar
 
 import anyio
 
@@ -177,6 +177,14 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
+class _Finisher(NamedTuple):
+    """See `at_exit`."""
+
+    finish: Callable[[], Awaitable[object]]
+    in_children: bool
+    is_wanted: Callable[[], bool]
+
+
 class Bridge:
     """The way from blocking callers to the loop. A process has one: use the functions below."""
 
@@ -184,8 +192,7 @@ class Bridge:
         self.is_inherited = False  # True in a forked child: the loop belongs to the parent
         self._lock = threading.Lock()
         self._thread: _LoopThread | None = None
-        self._finishers: list[Callable[[], Awaitable[object]]] = []
-        self._finishers_of_all: list[Callable[[], Awaitable[object]]] = []
+        self._finishers: list[_Finisher] = []
 
     @property
     def is_started(self) -> bool:
@@ -204,24 +211,21 @@ class Bridge:
         thread.await_started()
         return thread
 
-    def add_finisher(self, finish: Callable[[], Awaitable[object]], in_children: bool) -> None:
-        self._finishers.append(finish)
-        if in_children:
-            self._finishers_of_all.append(finish)
+    def add_finisher(self, finisher: _Finisher) -> None:
+        self._finishers.append(finisher)
 
     def for_child(self) -> Bridge:
         """The bridge of a process that was forked from this one's."""
         self.is_inherited = True
         bridge = Bridge()
-        bridge._finishers = list(self._finishers_of_all)
-        bridge._finishers_of_all = list(self._finishers_of_all)
+        bridge._finishers = [each for each in self._finishers if each.in_children]
         return bridge
 
     def run_finishers(self) -> None:
         """The latest first. One that fails is logged: there is nobody left to raise it to."""
         while self._finishers:
-            finish = self._finishers.pop()
-            if self.is_started:
+            finish, _, is_wanted = self._finishers.pop()
+            if self.is_started or is_wanted():
                 try:
                     call(_within_limit, finish)
                 except Exception:
@@ -515,8 +519,13 @@ def iterate(
     return Stream(_name_of(source), lambda: source(*args, **kwargs))
 
 
-def at_exit(finish: Callable[[], Awaitable[object]], *, in_children: bool = False) -> None:
-    """Await `finish()` on the loop when the program ends, if the loop was used at all.
+def at_exit(
+    finish: Callable[[], Awaitable[object]],
+    *,
+    in_children: bool = False,
+    is_wanted: Callable[[], bool] = lambda: False,
+) -> None:
+    """Await `finish()` on the loop when the program ends, if the loop was used at all, or `is_wanted()`.
 
     What a forked child inherits is its parent's to finish; with `in_children` it is awaited in the
     child, too, if that used a loop of its own: for what finishes only things of its own process.
@@ -524,7 +533,10 @@ def at_exit(finish: Callable[[], Awaitable[object]], *, in_children: bool = Fals
     It is awaited for `EXIT_S` at most, and after every ordinary (non-daemon) thread has ended: it must
     not be what one of them waits for.
     """
-    _bridge.add_finisher(finish, in_children)
+    # a loop that is started at exit needs it, and by then it cannot be imported any more
+    import concurrent.futures.thread  # noqa: F401
+
+    _bridge.add_finisher(_Finisher(finish, in_children, is_wanted))
 
 
 def is_started() -> bool:

@@ -100,6 +100,10 @@ class Background:
         if pending._error is not None:
             self._failed.append(pending)
 
+    def abandon(self) -> None:
+        """Their loop is closed: what did not end before that never will."""
+        self._tasks.clear()
+
     async def finish(self, *, cancel: bool) -> AsyncartError | Exception | None:
         """Wait for all, or cancel them; the error that nobody has been told of yet, if there is one.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import os
 import secrets
@@ -17,6 +19,7 @@ from typing import Any
 import anyio
 
 from .. import config, names
+from .._bridge import at_exit
 from ..catalog.protocol import CollectionName
 from ..engine.tasks import task_group
 from ..errors import Invalid
@@ -49,6 +52,7 @@ class Run:
         self._info = info
         self._begun_in = workspace
         self._pid = os.getpid()
+        self._loop = asyncio.get_running_loop()
         self._background = Background()
         self._is_finished = False
 
@@ -183,6 +187,8 @@ class Run:
         with _current_lock:
             if self in _current:
                 _current.remove(self)
+        if self._is_orphan:
+            self._background.abandon()
         try:
             error = await self._background.finish(cancel=exit_code != 0)
         except BaseException:
@@ -196,11 +202,12 @@ class Run:
         if self._pid != os.getpid():
             return
         workspace = self._workspace
+        if workspace is not self._begun_in:
+            workspace.acquire()
         try:
             await (await workspace.catalog()).finish_run(self.id, state)
         finally:
-            if workspace is self._begun_in:
-                await workspace.release()
+            await workspace.release()
 
     async def __aenter__(self) -> Run:
         return self
@@ -254,6 +261,11 @@ class Run:
         # A forked child that went on with its parent's run has its own background to wait for.
         return self._workspace is self._begun_in or self._pid != os.getpid()
 
+    @property
+    def _is_orphan(self) -> bool:
+        """Begun by this process on a loop that is closed: nobody can finish it any more but `finish_all`."""
+        return self._pid == os.getpid() and self._loop.is_closed()
+
     def _raise_if_finished(self) -> None:
         if self._is_finished:
             raise Invalid(f"run {self.id} is finished; init() begins another one")
@@ -299,6 +311,7 @@ class RunStart:
             await workspace.release()
             raise
         run = Run(self._info, workspace)
+        _finish_orphans_at_exit()
         with _current_lock:
             _current.append(run)
         return run
@@ -366,15 +379,26 @@ async def finish(exit_code: int = 0) -> None:
 
 
 async def finish_all() -> None:
-    """Finish the runs of this event loop that nobody finished: the blocking twin's last act at exit.
+    """Finish the runs of this event loop, and of loops that are closed, that nobody finished: the last
+    act of a program, in both colours.
 
     They failed if an uncaught error ended the program.
     """
     with _current_lock:
-        left = [run for run in _current if run._is_of_this_loop()]
+        left = [run for run in _current if run._is_of_this_loop() or run._is_orphan]
     async with task_group() as tasks:
         for run in left:
             tasks.start_soon(run.finish, 1 if hasattr(sys, "last_type") else 0)
+
+
+def _has_orphans() -> bool:
+    with _current_lock:
+        return any(run._is_orphan for run in _current)
+
+
+@functools.cache
+def _finish_orphans_at_exit() -> None:
+    at_exit(finish_all, in_children=True, is_wanted=_has_orphans)
 
 
 def current_run() -> Run | None:

@@ -352,16 +352,31 @@ def test_nothing_that_is_awaited_is_left_in_the_twin() -> None:
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, awaits)] == []
 
 
-@pytest.mark.parametrize(("ending", "state"), [("", "finished"), ("raise KeyError", "failed")])
-def test_a_run_that_nobody_finished_is_finished_at_exit(
-    ending: str, state: str, tmp_path: Path
-) -> None:
-    script = f"""
+BLOCKING = """
 import asyncart
-run = asyncart.init(project="bikes", home={str(tmp_path / "home")!r})
-run.log_artifact({__file__!r}, name="a")
+run = asyncart.init(project="bikes", home={home!r})
+run.log_artifact({file!r}, name="a")
 {ending}
 """
+ASYNC = """
+import asyncio
+from asyncart import aio
+
+async def main():
+    run = await aio.init(project="bikes", home={home!r})
+    await run.log_artifact({file!r}, name="a")
+    {ending}
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("program", [BLOCKING, ASYNC], ids=["blocking", "async"])
+@pytest.mark.parametrize(("ending", "state"), [("", "finished"), ("raise KeyError", "failed")])
+def test_a_run_that_nobody_finished_is_finished_at_exit(
+    program: str, ending: str, state: str, tmp_path: Path
+) -> None:
+    script = program.format(home=str(tmp_path / "home"), file=__file__, ending=ending)
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
