@@ -15,7 +15,9 @@ from typing import Any
 
 import msgspec
 
+from . import credentials
 from .errors import Invalid
+from .origins import check_origin
 
 PROJECT_FILE = "asyncart.toml"
 CACHE_BYTES = 10 << 30
@@ -28,17 +30,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     `home` is the one root for everything that asyncart writes by itself. `objects` and `catalog` are
     URLs or paths (default: below `home`). `artifacts_dir` is where `download()` puts artifacts when it is given no folder.
 
+    `memory_bytes` limits the buffers of all transfers of the process together. Where its runs ask for
+    different limits, the largest one asked for so far holds for all of them.
+
     `cache_bytes` is what the cache for objects of remote stores may take of the disk; 0 turns it off. The
     default is 10 GiB: a disk must not be filled by what nobody asked for, and this fits beside the data on
     the small machines that gain most (the 14 GB of a CI runner), yet holds 160 packs, that is a million
     files of 10 KB. The disk's last 5 % and last GiB are left alone in any case. Filling it costs 0.2 CPU
     seconds per GiB and no time (512 MiB over loopback: 0.83 s with and without); from it the same came in
     0.47 s, and through a real network the difference is that between the network and the disk.
+
+    `server` is the origin of an `asyncart server`, which then has catalog and objects; `api_key` is what it
+    knows the user by (default: what `asyncart login` stored for that origin). There an empty `entity` means
+    the key's own. `allow_insecure_http` lets both travel over plain http to another machine.
     """
 
     home: str
     objects: str = ""
     catalog: str = ""
+    server: str = ""
+    api_key: str = ""
+    allow_insecure_http: bool = False
     entity: str = "local"
     project: str = "uncategorized"
     artifacts_dir: str = "artifacts"
@@ -50,6 +62,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     stall_timeout_s: float = 30.0
     limit_rate_bytes: int = 0  # bytes per second over all transfers; 0: no limit
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(n, getattr(self, n)) for n in self.__struct_fields__ if n not in SECRETS]
 
     @property
     def catalog_url(self) -> str:
@@ -73,6 +91,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+LOGIN = "asyncart login"  # the source of a server that nothing else named
+SECRETS = ("api_key",)  # never shown
 PATHS = ("home", "objects", "catalog")
 POSITIVE = ("memory_bytes", "stall_timeout_s")
 
@@ -102,7 +122,38 @@ def resolve(**arguments: Any) -> Resolved:
                 raise Invalid(f"{key!r} from {source} is not a setting; known are {known}")
             values[key] = _converted(key, value, source)
             sources[key] = source
+    _find_server(values, sources)
     return Resolved(Settings(**values), sources)
+
+
+def _find_server(values: dict[str, Any], sources: dict[str, str]) -> None:
+    """Check the server, or take the one that the user has logged in to, unless something else was said."""
+    local = [name for name in ("catalog", "objects") if values.get(name)]
+    if not values.get("server"):
+        if not local and (origin := credentials.logged_in_to(values["home"])):
+            values["server"], sources["server"] = origin, LOGIN
+    elif local:
+        both = f"server = {values['server']!r} (from {sources['server']}) and {local[0]} = {values[local[0]]!r} (from {sources[local[0]]})"
+        raise Invalid(f"{both}: a server has its own catalog and objects; give only one of the two")
+    if values.get("server"):
+        is_allowed = values.get("allow_insecure_http", False)
+        try:
+            values["server"] = check_origin(values["server"], allow_insecure_http=is_allowed)
+        except Invalid as error:
+            raise Invalid(f"{error} (from {sources['server']})") from None
+        if values.get("api_key") and _is_of_a_project(sources["server"], sources["api_key"]):
+            # A folder that somebody else wrote must not have our key sent where it likes.
+            raise Invalid(
+                f"the key from {sources['api_key']} is not sent to {values['server']}, which only "
+                f"{sources['server']} names: set ASYNCART_SERVER as well, or `asyncart login {values['server']}`"
+            )
+        if sources["entity"] == "default":
+            values["entity"] = ""
+
+
+def _is_of_a_project(source: str, of_key: str) -> bool:
+    """Whether it is a project's file that says so, and the key comes from elsewhere."""
+    return source != of_key and os.path.basename(source) == PROJECT_FILE
 
 
 def default_home() -> str:
@@ -133,7 +184,7 @@ def _file_layer(path: Path | None) -> tuple[str, dict[str, Any]]:
 
 
 def _environment() -> tuple[str, dict[str, Any]]:
-    # Only names of settings are read, so that other ASYNCART_* variables (API keys) are left alone.
+    # Only names of settings are read, so that other ASYNCART_* variables are left alone.
     found = {key: os.environ.get(f"ASYNCART_{key.upper()}") for key in FIELDS}
     return "environment", {key: value for key, value in found.items() if value}
 
@@ -144,7 +195,8 @@ def _converted(key: str, value: Any, source: str) -> Any:
         if isinstance(converted, int | float):
             _check_number(key, converted)
     except (msgspec.ValidationError, ValueError) as error:
-        raise Invalid(f"{key} = {value!r} from {source}: {error}") from error
+        shown = "(secret)" if key in SECRETS else repr(value)
+        raise Invalid(f"{key} = {shown} from {source}: {error}") from error
     if key in PATHS and "://" not in converted:
         # In a file, a path is relative to that file: it means the same from every folder below.
         base = os.path.dirname(source) if source.endswith(".toml") else ""

@@ -60,6 +60,13 @@ class Unavailable(AsyncartError, OSError):
     exit_code = 6
 
 
+class Full(Unavailable):
+    """A disk, or a quota on it, has no room: waiting does not help, somebody has to make room first."""
+
+    code = "full"
+    http_status = 507
+
+
 class Corrupt(AsyncartError):
     """Stored bytes are not the bytes that were logged. Nothing of them was handed out."""
 
@@ -105,6 +112,7 @@ BY_CODE: dict[str, type[AsyncartError]] = {
         Denied,
         Invalid,
         Unavailable,
+        Full,
         Corrupt,
         TransferError,
         ArtifactNotLoggedError,

@@ -141,7 +141,10 @@ class RunInfo(msgspec.Struct, frozen=True):
 
 
 class VersionInfo(msgspec.Struct, frozen=True):
-    """A version, as the catalog knows it. `size` is the sum of its entries' sizes in bytes."""
+    """A version, as the catalog knows it. `size` is the sum of its entries' sizes in bytes.
+
+    `logged_at`: when its content was logged last (again); it lives for `ttl_s` seconds from then.
+    """
 
     id: str
     entity: str
@@ -160,6 +163,13 @@ class VersionInfo(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     is_damaged: bool = False
+    ttl_s: float | None = None
+    logged_at: float = 0.0
+
+    @property
+    def expires_at(self) -> float | None:
+        """From then on the next collection may delete it; None: never."""
+        return None if self.ttl_s is None else self.logged_at + self.ttl_s
 
     @property
     def version(self) -> str:

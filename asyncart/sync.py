@@ -26,6 +26,7 @@ from .aio.run import use_artifact as _use_artifact
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import timedelta
     from types import TracebackType
     from typing import IO, Any
 
@@ -55,10 +56,10 @@ __all__ = [
 
 
 class Api(Twin):
-    """Reads the catalog. Nothing that it does is recorded as lineage.
+    """Reads and tidies the catalog. Nothing that it does is recorded as lineage.
 
-    `entity` and `project` fill in what names leave out; `home`, `store`, `catalog` and other settings are as in
-    `init`.
+    `entity` and `project` fill in what names leave out; `home`, `store`, `catalog`, `server` and other settings
+    are as in `init`.
     """
 
     _aio: _Api
@@ -71,11 +72,20 @@ class Api(Twin):
         home: str | os.PathLike[str] | None = None,
         store: str | None = None,
         catalog: str | None = None,
+        server: str | None = None,
+        api_key: str | None = None,
         **settings: str | int | float,
     ) -> None:
         self._become(
             _Api(
-                entity=entity, project=project, home=home, store=store, catalog=catalog, **settings
+                entity=entity,
+                project=project,
+                home=home,
+                store=store,
+                catalog=catalog,
+                server=server,
+                api_key=api_key,
+                **settings,
             )
         )
 
@@ -93,6 +103,7 @@ class Api(Twin):
 
     @property
     def entity(self) -> str:
+        """The owner of projects that give none; empty where a server names it (the key's own)."""
         return self._aio.entity
 
     @property
@@ -128,12 +139,57 @@ class Api(Twin):
         """What that run produced. Raises NotFound."""
         return [Artifact._of(item) for item in call(self._aio.run_outputs, run_id)]
 
-    def collect(self, *, dry_run: bool = False) -> GarbageReport:
-        """Give back the space of what no version reaches; safe while others write.
+    def delete_collection(
+        self, name: str, *, delete_aliases: bool = False, dry_run: bool = False
+    ) -> list[Artifact]:
+        """Delete all versions of a name; returns them, newest first. Its numbers are not used again.
 
-        With `dry_run` only say what would be deleted now.
+        Raises NotFound, and Conflict while aliases other than `latest` exist, unless `delete_aliases`.
+        With `dry_run` nothing is deleted.
         """
-        return call(self._aio.collect, dry_run=dry_run)
+        return [
+            Artifact._of(item)
+            for item in call(
+                self._aio.delete_collection, name, delete_aliases=delete_aliases, dry_run=dry_run
+            )
+        ]
+
+    def prune(
+        self,
+        name: str,
+        *,
+        keep_last: int | None = None,
+        older_than: timedelta | None = None,
+        keep_aliased: bool = True,
+        dry_run: bool = False,
+    ) -> list[Artifact]:
+        """Delete the versions of a name that no rule keeps; returns them, newest first.
+
+        The newest `keep_last` stay, and what was logged (again) within `older_than`; of the rules that are
+        given, each must let a version go. Aliases other than `latest` protect it, unless `keep_aliased`
+        is False: then they go with it. The version that `latest` points to always stays. With `dry_run`
+        nothing is deleted. Raises NotFound, and Invalid without any rule.
+        """
+        return [
+            Artifact._of(item)
+            for item in call(
+                self._aio.prune,
+                name,
+                keep_last=keep_last,
+                older_than=older_than,
+                keep_aliased=keep_aliased,
+                dry_run=dry_run,
+            )
+        ]
+
+    def collect(self, *, dry_run: bool = False, compact: bool = True) -> GarbageReport:
+        """Delete the versions whose time to live is over, and give back the space of what no version
+        reaches; safe while others read and write.
+
+        Objects that are mostly dead are compacted, unless `compact` is False: what still lives in them is
+        copied, and the next collection deletes them. With `dry_run` only say what would be done now.
+        """
+        return call(self._aio.collect, dry_run=dry_run, compact=compact)
 
     def aclose(self) -> None:
         """Close the connections; the next call opens them again."""
@@ -270,6 +326,24 @@ class Artifact(Twin):
     def tags(self, tags: Iterable[str]) -> None:
         self._aio.tags = tags
 
+    @property
+    def ttl(self) -> timedelta | None:
+        """How long the version is to live, counted from when its content was logged last; None: for ever.
+
+        Set it on a draft, or on a logged version and `save()`. When the time is over, the next collection
+        deletes the version, unless an alias other than `latest` points to it.
+        """
+        return self._aio.ttl
+
+    @ttl.setter
+    def ttl(self, ttl: timedelta | None) -> None:
+        self._aio.ttl = ttl
+
+    @property
+    def expires_at(self) -> float | None:
+        """When a logged version's stored `ttl` is over, in seconds since the epoch; None: never."""
+        return self._aio.expires_at
+
     def add_file(
         self,
         local_path: str | os.PathLike[str],
@@ -388,7 +462,7 @@ class Artifact(Twin):
         return call(self._aio.verify, root)
 
     def save(self) -> None:
-        """Store changed `description`, `metadata`, `aliases` and `tags`."""
+        """Store changed `description`, `metadata`, `aliases`, `tags` and `ttl`."""
         call(self._aio.save)
 
     def delete(self, *, delete_aliases: bool = False) -> None:
@@ -696,13 +770,16 @@ def init(
     home: str | os.PathLike[str] | None = None,
     store: str | None = None,
     catalog: str | None = None,
+    server: str | None = None,
+    api_key: str | None = None,
     **settings: str | int | float,
 ) -> Run:
     """Begin a run: `run = init(project="bikes")`, or `with init(project="bikes") as run:`.
 
     `store` and `catalog` are URLs or paths of the objects and of the catalog; by default both are below
-    `home` (ASYNCART_HOME). Any other setting can be given by its name: `workers=2`,
-    `limit_rate_bytes="10M"`, ... Raises Invalid for bad names or settings.
+    `home` (ASYNCART_HOME). Instead of both, `server` is the URL of an asyncart server, and `api_key` the
+    key for it (default: what `asyncart login` stored). Any other setting can be given by its name:
+    `workers=2`, `limit_rate_bytes="10M"`, ... Raises Invalid for bad names or settings.
     """
     return Run._of(
         call(
@@ -716,6 +793,8 @@ def init(
             home=home,
             store=store,
             catalog=catalog,
+            server=server,
+            api_key=api_key,
             **settings,
         )
     )

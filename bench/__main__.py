@@ -50,6 +50,13 @@ BUSY_LOAD = 0.5
 @click.option("--tmpfs", is_flag=True, help=f"Everything on {TMPFS}.")
 @click.option("--million", is_flag=True, help="Also 1,000,000 files (minutes).")
 @click.option(
+    "--minutes",
+    type=click.FloatRange(0.1),
+    default=10.0,
+    show_default=True,
+    help="How long the memory of a server under load is watched.",
+)
+@click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
     default=CACHE,
@@ -72,13 +79,14 @@ def main(
     folder: Path,
     tmpfs: bool,
     million: bool,
+    minutes: float,
     cache: Path,
     json_file: Path | None,
     list_only: bool,
 ) -> None:
     """Measure asyncart beside its peers, in turn and in one run.
 
-    CASES are rows ("log-again"), groups of rows ("small") or a suite ("embedded", the default; "s3").
+    CASES are rows ("log-again"), groups of rows ("small") or a suite ("embedded", the default; "s3"; "server").
     """
     signal.signal(signal.SIGTERM, _leave)  # so that a stopped bench cleans up too
     suite, wanted = _selected(cases)
@@ -109,6 +117,7 @@ def main(
         slow_rounds=slow_runs,
         scale=QUICK_SCALE if quick else 1.0,
         million=million or "million" in cases,
+        minutes=minutes,
         say=_say,
     )
     failures = _measure(suite, plan, results, wanted)

@@ -112,6 +112,7 @@ class Plan:
     slow_rounds: int  # rounds in which slow peers take part
     scale: float  # 1.0, or 0.01 for a smoke test
     million: bool
+    minutes: float  # of load, where memory is watched
     say: Callable[[str], None]
 
     def peers_for(self, step: str, round_index: int) -> list[Peer]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from .case import Row, Scenario
 from .peers.peer import Peer
 
-NAMES = ("embedded", "s3")
+NAMES = ("embedded", "s3", "server")
 
 
 @dataclass(frozen=True)

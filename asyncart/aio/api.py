@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from types import TracebackType
 
 from .. import names
-from ..catalog.protocol import CollectionName
+from ..catalog.protocol import CollectionName, Retention
 from ..errors import NotFound
 from ..model import CollectionInfo
 from .artifact import Artifact
@@ -16,10 +17,10 @@ from .workspace import Workspace
 
 
 class Api:
-    """Reads the catalog. Nothing that it does is recorded as lineage.
+    """Reads and tidies the catalog. Nothing that it does is recorded as lineage.
 
-    `entity` and `project` fill in what names leave out; `home`, `store`, `catalog` and other settings are as in
-    `init`.
+    `entity` and `project` fill in what names leave out; `home`, `store`, `catalog`, `server` and other settings
+    are as in `init`.
     """
 
     def __init__(
@@ -30,12 +31,17 @@ class Api:
         home: str | os.PathLike[str] | None = None,
         store: str | None = None,
         catalog: str | None = None,
+        server: str | None = None,
+        api_key: str | None = None,
         **settings: str | int | float,
     ) -> None:
-        self._settings = _settings(home, store, catalog, entity, project, **settings)
+        self._settings = _settings(
+            home, store, catalog, server, api_key, entity, project, **settings
+        )
 
     @property
     def entity(self) -> str:
+        """The owner of projects that give none; empty where a server names it (the key's own)."""
         return self._settings.entity
 
     @property
@@ -58,26 +64,25 @@ class Api:
 
     async def artifacts(self, name: str, type: str | None = None) -> list[Artifact]:
         """All live versions of a name, newest first. Raises NotFound if there is none."""
-        ref = names.parse_ref(name)
-        collection = CollectionName(
-            ref.entity or self.entity, ref.project or self.project, ref.name
-        )
         workspace = self._workspace()
         catalog = await workspace.catalog()
-        found = [Artifact._logged(v, workspace) for v in await catalog.list_versions(collection)]
+        versions = await catalog.list_versions(self._collection(name))
+        found = [Artifact._logged(version, workspace) for version in versions]
         return [a for a in found if type is None or a.type == type]
 
     async def collections(
         self, type: str | None = None, project: str | None = None
     ) -> list[CollectionInfo]:
         """Every name of the project (default: the Api's) with its type and versions."""
-        catalog = await self._workspace().catalog()
-        return await catalog.list_collections(self.entity, project or self.project, type)
+        workspace = self._workspace()
+        catalog = await workspace.catalog()
+        return await catalog.list_collections(workspace.entity, project or self.project, type)
 
     async def projects(self) -> list[str]:
         """The names of the entity's projects that have artifacts, sorted."""
-        catalog = await self._workspace().catalog()
-        return sorted({found.project for found in await catalog.list_collections(self.entity)})
+        workspace = self._workspace()
+        catalog = await workspace.catalog()
+        return sorted({found.project for found in await catalog.list_collections(workspace.entity)})
 
     async def run_inputs(self, run_id: str) -> list[Artifact]:
         """What that run consumed. Raises NotFound."""
@@ -91,12 +96,53 @@ class Api:
         found = await (await workspace.catalog()).run_outputs(run_id)
         return [Artifact._logged(info, workspace) for info in found]
 
-    async def collect(self, *, dry_run: bool = False) -> GarbageReport:
-        """Give back the space of what no version reaches; safe while others write.
+    async def delete_collection(
+        self, name: str, *, delete_aliases: bool = False, dry_run: bool = False
+    ) -> list[Artifact]:
+        """Delete all versions of a name; returns them, newest first. Its numbers are not used again.
 
-        With `dry_run` only say what would be deleted now.
+        Raises NotFound, and Conflict while aliases other than `latest` exist, unless `delete_aliases`.
+        With `dry_run` nothing is deleted.
         """
-        return await collect(self._workspace(), dry_run=dry_run)
+        workspace = self._workspace()
+        catalog = await workspace.catalog()
+        deleted = await catalog.delete_collection(
+            self._collection(name), delete_aliases=delete_aliases, dry_run=dry_run
+        )
+        return [Artifact._logged(info, workspace) for info in deleted]
+
+    async def prune(
+        self,
+        name: str,
+        *,
+        keep_last: int | None = None,
+        older_than: timedelta | None = None,
+        keep_aliased: bool = True,
+        dry_run: bool = False,
+    ) -> list[Artifact]:
+        """Delete the versions of a name that no rule keeps; returns them, newest first.
+
+        The newest `keep_last` stay, and what was logged (again) within `older_than`; of the rules that are
+        given, each must let a version go. Aliases other than `latest` protect it, unless `keep_aliased`
+        is False: then they go with it. The version that `latest` points to always stays. With `dry_run`
+        nothing is deleted. Raises NotFound, and Invalid without any rule.
+        """
+        retention = Retention(
+            keep_last, None if older_than is None else older_than.total_seconds(), keep_aliased
+        )
+        workspace = self._workspace()
+        catalog = await workspace.catalog()
+        deleted = await catalog.prune_versions(self._collection(name), retention, dry_run=dry_run)
+        return [Artifact._logged(info, workspace) for info in deleted]
+
+    async def collect(self, *, dry_run: bool = False, compact: bool = True) -> GarbageReport:
+        """Delete the versions whose time to live is over, and give back the space of what no version
+        reaches; safe while others read and write.
+
+        Objects that are mostly dead are compacted, unless `compact` is False: what still lives in them is
+        copied, and the next collection deletes them. With `dry_run` only say what would be done now.
+        """
+        return await collect(self._workspace(), dry_run=dry_run, compact=compact)
 
     async def aclose(self) -> None:
         """Close the connections; the next call opens them again."""
@@ -112,6 +158,12 @@ class Api:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def _collection(self, name: str) -> CollectionName:
+        """What the name means, once the catalog is open."""
+        ref = names.parse_ref(name)
+        entity = ref.entity or self._workspace().entity
+        return CollectionName(entity, ref.project or self.project, ref.name)
 
     def _workspace(self) -> Workspace:
         return Workspace.of(self._settings)

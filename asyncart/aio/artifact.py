@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
@@ -57,6 +58,7 @@ class Artifact:
         self._metadata = names.normalise_metadata(metadata)
         self._aliases: list[str] = []
         self._tags: list[str] = []
+        self._ttl_s: float | None = None
         self._info: VersionInfo | None = None
         self._workspace: Workspace | None = None
         self._manifest_reader: tuple[Store, ManifestReader] | None = None
@@ -77,6 +79,7 @@ class Artifact:
         self._metadata = copy.deepcopy(info.metadata)  # to see what was changed inside, too
         self._aliases = list(info.aliases)
         self._tags = list(info.tags)
+        self._ttl_s = info.ttl_s
 
     # what it is
 
@@ -193,6 +196,26 @@ class Artifact:
     def tags(self, tags: Iterable[str]) -> None:
         self._version_info("tags")
         self._tags = [names.check_tag(tag) for tag in tags]
+
+    @property
+    def ttl(self) -> timedelta | None:
+        """How long the version is to live, counted from when its content was logged last; None: for ever.
+
+        Set it on a draft, or on a logged version and `save()`. When the time is over, the next collection
+        deletes the version, unless an alias other than `latest` points to it.
+        """
+        return None if self._ttl_s is None else timedelta(seconds=self._ttl_s)
+
+    @ttl.setter
+    def ttl(self, ttl: timedelta | None) -> None:
+        if ttl is not None and not (isinstance(ttl, timedelta) and ttl > timedelta(0)):
+            raise Invalid(f"ttl={ttl!r}: it must be a positive timedelta, or None")
+        self._ttl_s = None if ttl is None else ttl.total_seconds()
+
+    @property
+    def expires_at(self) -> float | None:
+        """When a logged version's stored `ttl` is over, in seconds since the epoch; None: never."""
+        return self._version_info("expires_at").expires_at
 
     # adding, while it is a draft
 
@@ -334,7 +357,7 @@ class Artifact:
         return await materialise.verify_folder(self, os.fspath(root))
 
     async def save(self) -> None:
-        """Store changed `description`, `metadata`, `aliases` and `tags`."""
+        """Store changed `description`, `metadata`, `aliases`, `tags` and `ttl`."""
         info = self._version_info("save")
         changes: dict[str, Any] = {}
         if self._description != info.description:
@@ -348,6 +371,8 @@ class Artifact:
         tags = tuple(names.check_tag(tag) for tag in self._tags)
         if set(tags) != set(info.tags):
             changes["tags"] = tags
+        if self._ttl_s != info.ttl_s:
+            changes["ttl_s"] = self._ttl_s
         workspace = self._workspace_or_raise()
         if changes:
             catalog = await workspace.catalog()

@@ -17,6 +17,8 @@ import anyio
 import msgspec
 
 from ..catalog.protocol import CollectionName, Committed, Draft
+from ..engine import plan
+from ..engine.fetch import relocated
 from ..engine.listing import OVERWRITES, Listing
 from ..engine.manifest import ContentDigest
 from ..engine.scan import Removal, check_tree, scan
@@ -47,6 +49,7 @@ class Header(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...]
     tags: tuple[str, ...]
     run_id: str | None
+    ttl_s: float | None = None
 
 
 async def commit(
@@ -60,7 +63,7 @@ async def commit(
         try:
             unknown = await workspace.threads.run(listing.unknown)
             async with (
-                workspace.crew(len(unknown)) as crew,
+                workspace.upload_crew(len(unknown)) as crew,
                 workspace.session(header.collection.entity) as ledger,
             ):
                 work = _Commit(workspace, ledger, listing, extra, header, reporter, crew)
@@ -69,6 +72,7 @@ async def commit(
                 except Conflict as error:
                     logger.info("%s: once more, because %s", header.collection.name, error)
                     listing.forget_placement()
+                    await work.relocate_extra()
                     committed = await work.run()
         finally:
             with anyio.CancelScope(shield=True):
@@ -111,6 +115,18 @@ class _Commit:
         self._reporter = reporter
         self._crew = crew
 
+    async def relocate_extra(self) -> None:
+        """The version that the draft began with was deleted or compacted meanwhile: look where its
+        contents lie now."""
+        digests = {entry.digest for entry in self._extra if entry.extents}
+        stored = await self._ledger.stored_contents(list(digests))
+        self._extra = [
+            relocated(entry, content)
+            if entry.extents and (content := stored.get(entry.digest))
+            else entry
+            for entry in self._extra
+        ]
+
     async def run(self) -> Committed:
         workspace, listing, header = self._workspace, self._listing, self._header
         store = await workspace.store()
@@ -120,6 +136,7 @@ class _Commit:
         self._reporter.stage = "read"
         unknown = listing.unknown()
         self._count_unread(len(unknown))
+        moved = self._reporter.tally.bytes_moved
         if unknown:
             await uploading.store(
                 self._crew,
@@ -131,7 +148,14 @@ class _Commit:
                 unknown,
             )
         digest = await workspace.threads.run(self._digest)
-        found = await self._ledger.catalog.find_version(header.collection, digest)
+        found = None
+        has_new = self._reporter.tally.bytes_moved > moved and not any(
+            plan.is_large(listing.sizes[row]) for row in unknown
+        )  # of a large file that is known, too, some chunks may be stored again
+        if not has_new:
+            # Else content was stored that no version can have. (Or somebody logs the same at this moment:
+            # then the commit finds that version.)
+            found = await self._ledger.catalog.find_version(header.collection, digest)
         if found is not None and not found.is_damaged:
             return await self._commit(self._draft(digest))
         gone = await uploader.place_known(listing)
@@ -172,6 +196,7 @@ class _Commit:
             aliases=header.aliases,
             tags=header.tags,
             run_id=header.run_id,
+            ttl_s=header.ttl_s,
         )
 
     def _digest(self) -> bytes:
@@ -300,6 +325,7 @@ def _say(committed: Committed, header: Header) -> None:
             ("metadata", header.metadata, header.metadata != version.metadata),
             ("description", header.description, header.description != version.description),
             ("tags", header.tags, not set(header.tags) <= set(version.tags)),
+            ("ttl", header.ttl_s, header.ttl_s != version.ttl_s),
         )
         if given and is_other
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import anyio
 
@@ -17,6 +18,15 @@ from ..engine.tasks import cleaned_up, settled, task_group
 from ..model import Chunk, Content, Extent, PendingUpload, UploadPart
 
 CLEANUP_S = 5.0
+
+
+@runtime_checkable
+class AtOnce(Protocol):
+    """A catalog that is far away, and does in one request what is two sentences elsewhere."""
+
+    async def adopt_or_register(
+        self, session_id: str, object_id: str, resume_key: str
+    ) -> PendingUpload | None: ...
 
 
 class Ledger:
@@ -54,8 +64,13 @@ class Ledger:
     async def register_upload(self, object_id: str, token: str, resume_key: str) -> None:
         await self.catalog.register_upload(self.session_id, object_id, token, resume_key)
 
-    async def adopt_upload(self, resume_key: str) -> PendingUpload | None:
-        return await self.catalog.adopt_upload(self.session_id, resume_key)
+    async def adopt_or_register(self, object_id: str, resume_key: str) -> PendingUpload | None:
+        if isinstance(self.catalog, AtOnce):
+            return await self.catalog.adopt_or_register(self.session_id, object_id, resume_key)
+        pending = await self.catalog.adopt_upload(self.session_id, resume_key)
+        if pending is None:
+            await self.register_upload(object_id, "", resume_key)
+        return pending
 
     async def note_parts(self, object_id: str, parts: Sequence[UploadPart]) -> None:
         await self.catalog.note_parts(object_id, parts)

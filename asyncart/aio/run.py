@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 import anyio
+import msgspec
 
 from .. import config, names
 from .._bridge import at_exit
@@ -248,6 +249,7 @@ class Run:
                 aliases=aliases,
                 tags=tags,
                 run_id=self.id if is_output else None,
+                ttl_s=artifact._ttl_s,
             )
             committed = await commit(workspace, artifact._contents, header, progress)
             artifact._become(committed.version, workspace)
@@ -302,15 +304,18 @@ class RunStart:
         await self._run.__aexit__(kind, error, traceback)
 
     async def _begin(self) -> Run:
-        workspace = Workspace.of(self._settings)
+        workspace, info = Workspace.of(self._settings), self._info
         workspace.acquire()
         try:
             await workspace.store()
-            await (await workspace.catalog()).create_run(self._info)
+            catalog = await workspace.catalog()
+            if not info.entity:
+                info = msgspec.structs.replace(info, entity=workspace.entity)
+            await catalog.create_run(info)
         except BaseException:
             await workspace.release()
             raise
-        run = Run(self._info, workspace)
+        run = Run(info, workspace)
         _finish_orphans_at_exit()
         with _current_lock:
             _current.append(run)
@@ -328,19 +333,23 @@ def init(
     home: str | os.PathLike[str] | None = None,
     store: str | None = None,
     catalog: str | None = None,
+    server: str | None = None,
+    api_key: str | None = None,
     **settings: str | int | float,
 ) -> RunStart:
     """Begin a run: `run = await init(project="bikes")`, or `async with init(project="bikes") as run:`.
 
     `store` and `catalog` are URLs or paths of the objects and of the catalog; by default both are below
-    `home` (ASYNCART_HOME). Any other setting can be given by its name: `workers=2`,
-    `limit_rate_bytes="10M"`, ... Raises Invalid for bad names or settings.
+    `home` (ASYNCART_HOME). Instead of both, `server` is the URL of an asyncart server, and `api_key` the
+    key for it (default: what `asyncart login` stored). Any other setting can be given by its name:
+    `workers=2`, `limit_rate_bytes="10M"`, ... Raises Invalid for bad names or settings.
     """
-    resolved = _settings(home, store, catalog, entity, project, **settings)
+    resolved = _settings(home, store, catalog, server, api_key, entity, project, **settings)
     run_id = id if id is not None else new_run_id()
     info = RunInfo(
         id=names.check_collection_name(run_id),
-        entity=names.check_entity(resolved.entity),
+        # empty: what the server calls our own, which is known once it was asked
+        entity=names.check_entity(resolved.entity) if resolved.entity else "",
         project=names.check_project(resolved.project),
         name=name or f"run-{run_id}",
         job_type=job_type,
@@ -414,8 +423,9 @@ async def _current_run() -> Run:
 async def find_artifact(workspace: Workspace, text: str, entity: str, project: str) -> Artifact:
     """The artifact of that name; `entity` and `project` fill in what the name leaves out."""
     ref = names.parse_ref(text)
-    collection = CollectionName(ref.entity or entity, ref.project or project, ref.name)
     catalog = await workspace.catalog()
+    entity = ref.entity or entity or workspace.entity
+    collection = CollectionName(entity, ref.project or project, ref.name)
     return Artifact._logged(await catalog.resolve(collection, ref.selector), workspace)
 
 
@@ -427,6 +437,8 @@ def _settings(
     home: str | os.PathLike[str] | None,
     store: str | None,
     catalog: str | None,
+    server: str | None,
+    api_key: str | None,
     entity: str | None = None,
     project: str | None = None,
     **others: str | int | float,
@@ -435,6 +447,8 @@ def _settings(
         home=None if home is None else os.fspath(home),
         objects=store,
         catalog=catalog,
+        server=server,
+        api_key=api_key,
         entity=entity,
         project=project,
         **others,

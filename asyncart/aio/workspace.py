@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,7 +24,8 @@ from ..engine.statcache import StatCache
 from ..engine.tasks import Threads, cleaned_up, settled
 from ..engine.tree import ManifestReader
 from ..errors import Denied, Invalid, Unavailable
-from ..model import Content, Entry, VersionInfo
+from ..model import Content, Entry, ManifestLocation, VersionInfo
+from . import sent_checksum
 from .ledger import CLEANUP_S, Ledger
 
 if TYPE_CHECKING:
@@ -43,12 +44,15 @@ class Workspace:
         self.settings = settings
         self.threads = Threads(settings.threads)
         self.stat_cache = StatCache(
-            settings.statcache_path, realm=f"{settings.catalog_url}\n{settings.objects_url}"
+            settings.statcache_path,
+            realm=settings.server or f"{settings.catalog_url}\n{settings.objects_url}",
         )
         self._users = 0
         self._opening = anyio.Lock()
         self._catalog: Catalog | None = None
         self._store: Store | None = None
+        self._api_key = ""
+        self._entity = settings.entity
 
     @classmethod
     def of(cls, settings: Settings) -> Workspace:
@@ -65,7 +69,7 @@ class Workspace:
     @property
     def is_own_catalog(self) -> bool:
         """Whether what it says was logged by this user, here: its `file://` references are their own words."""
-        return not self.settings.catalog
+        return not self.settings.catalog and not self.settings.server
 
     @property
     def budget(self) -> Budget:
@@ -83,9 +87,18 @@ class Workspace:
         assert self._store is not None
         return self._store
 
+    @property
+    def entity(self) -> str:
+        """Where names live that say nothing else; at a server, where that is the key's own entity, it is
+        known (not empty) once `catalog` was asked for."""
+        return self._entity
+
     async def _open(self) -> None:
         async with self._opening:
             if self._store is not None:
+                return
+            if self.settings.server:
+                await self._open_server()
                 return
             from ..catalog import open_catalog
             from ..stores import open_configured
@@ -96,20 +109,36 @@ class Workspace:
             try:
                 await settled(partial(open_catalog, self.settings.catalog_url), opened.append)
                 await _check_store(opened[0], self.settings)
-                store = with_cache(
-                    await open_configured(
-                        self.settings.objects_url,
-                        stall_timeout_s=self.settings.stall_timeout_s,
-                        limit_rate_bytes=self.settings.limit_rate_bytes,
-                    ),
-                    self.settings.cache_dir,
-                    self.settings.cache_bytes,
+                plain = await open_configured(
+                    self.settings.objects_url,
+                    stall_timeout_s=self.settings.stall_timeout_s,
+                    limit_rate_bytes=self.settings.limit_rate_bytes,
                 )
+                sent_checksum.remember(plain, opened[0], self.settings.entity)
+                store = with_cache(plain, self.settings.cache_dir, self.settings.cache_bytes)
             except BaseException:
                 for catalog in opened:
                     await cleaned_up(catalog.aclose, CLEANUP_S)
                 raise
             self._catalog, self._store = opened[0], store
+
+    async def _open_server(self) -> None:
+        """Catalog and store of a server share one client: what the one says, the other one uses."""
+        from ..stores.cache import with_cache
+        from .served import Served
+
+        await self.threads.run(_prepare_home, self.settings)
+        opened: list[Served] = []
+        try:
+            await settled(partial(Served.open, self.settings, self.threads), opened.append)
+        except BaseException:
+            for served in opened:
+                await cleaned_up(served.catalog.aclose, CLEANUP_S)
+            raise
+        (served,) = opened
+        self._api_key, self._entity = served.api_key, self.settings.entity or served.me.entity
+        self._catalog = served.catalog
+        self._store = with_cache(served.store, self.settings.cache_dir, self.settings.cache_bytes)
 
     @asynccontextmanager
     async def session(self, entity: str) -> AsyncIterator[Ledger]:
@@ -118,19 +147,36 @@ class Workspace:
             yield ledger
 
     def crew(self, files: int) -> AbstractAsyncContextManager[Crew]:
-        """Worker processes for a transfer of so many files; none where that is not worth it."""
-        from ..workers import choice
+        """Worker processes for a download of so many files; none where that is not worth it."""
         from ..workers.crew import crew
+
+        count = self._worker_count(files)
+        return crew(count, self.settings, self.budget, self.threads, api_key=self._api_key)
+
+    @asynccontextmanager
+    async def upload_crew(self, files: int) -> AsyncIterator[Crew]:
+        """The same for an upload; they have no catalog to ask which checksum the store verifies."""
+        from ..stores.cache import uncached
+        from ..workers.crew import crew
+
+        count = self._worker_count(files)
+        checksum = await sent_checksum.of(uncached(await self.store())) if count else None
+        async with crew(
+            count, self.settings, self.budget, self.threads, checksum, self._api_key
+        ) as members:
+            yield members
+
+    def _worker_count(self, files: int) -> int:
+        from ..workers import choice
         from ..workers.process import can_start
 
-        count = choice.worker_count(
+        return choice.worker_count(
             self.settings,
             files,
             cores=choice.cores(),
             memory_bytes=self.budget.limit_bytes,
             can_start=can_start(),
         )
-        return crew(count, self.settings, self.budget, self.threads)
 
     async def relocate(self, entity: str, object_id: str, entry: Entry) -> Content | None:
         """Mark the object as damaged; another stored copy of the entry's content, if there is one."""
@@ -141,12 +187,7 @@ class Workspace:
 
     def manifest_reader(self, store: Store, info: VersionInfo) -> ManifestReader:
         """The version's entries; a manifest that is found damaged is marked, so that logging heals it."""
-
-        async def damaged(object_id: str) -> str:
-            await (await self.catalog()).mark_damaged([object_id])
-            return info.name
-
-        return ManifestReader(store, info.manifest, self.threads, damaged)
+        return manifest_reader(self.catalog, store, self.threads, info)
 
     def acquire(self) -> None:
         self._users += 1
@@ -165,6 +206,21 @@ class Workspace:
                 await store.aclose()
             if catalog is not None:
                 await catalog.aclose()
+
+
+def manifest_reader(
+    catalog: Callable[[], Awaitable[Catalog]], store: Store, threads: Threads, info: VersionInfo
+) -> ManifestReader:
+    """The version's entries: see `Workspace.manifest_reader`."""
+
+    async def damaged(object_id: str) -> str:
+        await (await catalog()).mark_damaged([object_id])
+        return info.name
+
+    async def elsewhere() -> ManifestLocation:
+        return (await (await catalog()).get_version(info.id)).manifest
+
+    return ManifestReader(store, info.manifest, threads, damaged, elsewhere)
 
 
 async def _check_store(catalog: Catalog, settings: Settings) -> None:

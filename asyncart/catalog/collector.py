@@ -4,6 +4,7 @@ An object is *reached* by a live version, or kept by the session that wrote it u
 lease would have run out (what a failed writer stored waits there for the next attempt). One pass does,
 in this order:
 
+0. delete the versions whose time to live is over (by the catalog's clock: time is what was asked for);
 1. write down which sessions are over;
 2. what an earlier pass condemned, that nothing reaches now, and that no session may still know of, is
    doomed: there is no way back. No session may know of it when all those up to the number remembered
@@ -24,7 +25,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.engine import Connection
 
 from ..model import PendingUpload
-from . import bulk, sessions
+from . import bulk, sessions, versions
 from .protocol import Collected
 from .tables import (
     DOOMED,
@@ -39,7 +40,7 @@ from .tables import sessions as sessions_table
 
 
 def condemn_and_doom(conn: Connection, dry_run: bool) -> Collected:
-    """Steps 1 to 3. A dry run does the same and takes it back."""
+    """Steps 0 to 3. A dry run does the same and takes it back."""
     savepoint = conn.begin_nested() if dry_run else None
     collected = _condemn_and_doom(conn)
     if savepoint is not None:
@@ -48,23 +49,21 @@ def condemn_and_doom(conn: Connection, dry_run: bool) -> Collected:
 
 
 def _condemn_and_doom(conn: Connection) -> Collected:
+    expired_versions = versions.expire_versions(conn)
     expired = sessions.end_lost_sessions(conn)
     sessions.forget_sessions(conn)
-    alive = select(
-        func.min(sessions_table.c.id).label("oldest"), func.max(sessions_table.c.id).label("newest")
-    ).where(~sessions_table.c.is_over)
-    oldest, newest = conn.execute(alive).one()
+    oldest, newest = sessions.living(conn)
 
-    unreached = _unreached()
+    unreached = is_unreached()
     forgotten = and_(unreached, objects.c.state != DOOMED, objects.c.condemned_at.is_not(None))
     if oldest is not None:
         forgotten = and_(forgotten, objects.c.condemned_at < oldest)
     conn.execute(update(objects).where(forgotten).values(state=DOOMED))
-    condemned = conn.execute(
-        update(objects)
-        .where(unreached, objects.c.state != DOOMED, objects.c.condemned_at.is_(None))
-        .values(condemned_at=newest or 0)
-    ).rowcount
+    useless = and_(unreached, objects.c.state != DOOMED, objects.c.condemned_at.is_(None))
+    condemned, condemned_bytes = conn.execute(
+        select(func.count(), func.coalesce(func.sum(objects.c.size), 0)).where(useless)
+    ).one()
+    conn.execute(update(objects).where(useless).values(condemned_at=newest or 0))
 
     doomed = conn.execute(
         select(objects.c.id, objects.c.object_id, objects.c.size, objects.c.token)
@@ -73,6 +72,7 @@ def _condemn_and_doom(conn: Connection) -> Collected:
     ).all()
     return Collected(
         condemned=condemned,
+        condemned_bytes=int(condemned_bytes),
         deleted_object_ids=tuple(row.object_id for row in doomed),
         freed_bytes=sum(row.size for row in doomed),
         expired_sessions=expired,
@@ -81,10 +81,11 @@ def _condemn_and_doom(conn: Connection) -> Collected:
             for row in doomed
             if row.token
         ),
+        expired_versions=tuple(expired_versions),
     )
 
 
-def _unreached() -> ColumnElement[bool]:
+def is_unreached() -> ColumnElement[bool]:
     by_version = select(version_objects.c.object).where(version_objects.c.object == objects.c.id)
     by_session = select(sessions_table.c.id).where(sessions_table.c.id == objects.c.session_id)
     return and_(~by_version.exists(), ~by_session.exists())
@@ -103,10 +104,10 @@ def doomed_listings(conn: Connection) -> list[int]:
 
 def remove_index_rows(conn: Connection, object_: int) -> None:
     """Step 4, for one object."""
-    entity_id = conn.execute(
-        select(objects.c.entity_id).where(objects.c.id == object_)
-    ).scalar_one_or_none()
-    if entity_id is None:
+    doomed = conn.execute(
+        select(objects.c.entity_id, objects.c.object_id).where(objects.c.id == object_)
+    ).first()
+    if doomed is None:
         return
     rows = conn.execute(
         select(listings.c.id, listings.c.contents, listings.c.chunks).where(
@@ -114,8 +115,8 @@ def remove_index_rows(conn: Connection, object_: int) -> None:
         )
     ).all()
     for row in rows:
-        bulk.remove(conn, contents, entity_id, row.contents, object_)
-        bulk.remove(conn, chunks, entity_id, row.chunks, object_)
+        bulk.remove(conn, contents, doomed.entity_id, row.contents, object_, doomed.object_id)
+        bulk.remove(conn, chunks, doomed.entity_id, row.chunks, object_, doomed.object_id)
     conn.execute(delete(listings).where(listings.c.object == object_))
 
 

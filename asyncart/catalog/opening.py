@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from sqlalchemy.engine import Connection
+
 from asyncart.errors import Invalid
+from asyncart.threads import run_blocking
 
 from . import schema
 from .sql import SqlCatalog
@@ -13,10 +18,52 @@ from .transactions import Database
 _POSTGRES = ("postgresql", "postgres", "postgresql+asyncpg")
 
 
+class SchemaState(NamedTuple):
+    """What a database has, and what this version of asyncart knows (oldest first)."""
+
+    name: str  # the database, for people
+    found: str | None  # None: none of ours
+    known: tuple[str, ...]
+    is_empty: bool  # nothing at all is in it
+
+    @property
+    def is_current(self) -> bool:
+        return self.found == self.known[-1]
+
+    @property
+    def is_unknown(self) -> bool:
+        """A newer asyncart made it, or something else did."""
+        return not self.is_empty and self.found not in self.known
+
+
 async def open_catalog(url: str, *, may_upgrade: bool) -> SqlCatalog:
+    database = open_database(url)
+    if database.owner_is_process:
+        from .sqlite import SqliteDatabase
+
+        assert isinstance(database, SqliteDatabase)
+        await database.make_file()
+        may_upgrade = True  # a file is one user's: it is brought up to date when it is opened
+    return await _opened(database, may_upgrade)
+
+
+async def schema_state(url: str) -> SchemaState:
+    """Look, and change nothing."""
+    database = open_database(url)
+    try:
+        if database.owner_is_process and not await run_blocking(os.path.exists, database.name):
+            return SchemaState(database.name, None, schema.REVISIONS, is_empty=True)
+        found, is_empty = await database.read(_look)
+    finally:
+        await database.aclose()
+    return SchemaState(database.name, found, schema.REVISIONS, is_empty)
+
+
+def open_database(url: str) -> Database:
+    """The database behind the URL, whatever is in it. Nothing is made, and nobody is asked yet."""
     scheme = urlsplit(url).scheme if "://" in url else ""
     if scheme in _POSTGRES:
-        return await _open_postgres(url, may_upgrade)
+        return _postgres(url)
     if scheme == "sqlite":
         path = url.removeprefix("sqlite://").removeprefix("/")
     elif not scheme:
@@ -25,18 +72,12 @@ async def open_catalog(url: str, *, may_upgrade: bool) -> SqlCatalog:
         raise Invalid(f"{scheme}://: a catalog is a path, sqlite:///path or postgresql://...")
     if not path or path == ":memory:":
         raise Invalid("the catalog needs the path of a file: sqlite:///path")
-    return await _open_sqlite(path)
-
-
-async def _open_sqlite(path: str) -> SqlCatalog:
     from .sqlite import SqliteDatabase
 
-    database = SqliteDatabase(path)
-    await database.make_file()
-    return await _opened(database, may_upgrade=True)
+    return SqliteDatabase(path)
 
 
-async def _open_postgres(url: str, may_upgrade: bool) -> SqlCatalog:
+def _postgres(url: str) -> Database:
     try:
         from .postgres import PostgresDatabase
     except ImportError as error:
@@ -45,7 +86,7 @@ async def _open_postgres(url: str, may_upgrade: bool) -> SqlCatalog:
             f"pip install 'asyncart[postgres]'"
         ) from error
 
-    return await _opened(PostgresDatabase(url), may_upgrade)
+    return PostgresDatabase(url)
 
 
 async def _opened(database: Database, may_upgrade: bool) -> SqlCatalog:
@@ -56,3 +97,7 @@ async def _opened(database: Database, may_upgrade: bool) -> SqlCatalog:
         await database.aclose()
         raise
     return SqlCatalog(database)
+
+
+def _look(conn: Connection) -> tuple[str | None, bool]:
+    return schema.revision(conn), schema.is_empty(conn)

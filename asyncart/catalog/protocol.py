@@ -62,6 +62,7 @@ class Draft(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     run_id: str | None = None
+    ttl_s: float | None = None  # how long it is to live; None: for ever
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -69,14 +70,82 @@ class Committed(msgspec.Struct, frozen=True):
     is_new: bool  # False: the content was there, aliases moved, the version is otherwise untouched
 
 
+class Retention(msgspec.Struct, frozen=True):
+    """Which versions of a collection are not kept: those that every rule which is given lets go.
+
+    `keep_last`: the newest so many stay. `older_than_s`: only what was logged last before that many
+    seconds goes. `keep_aliased`: what an alias other than `latest` points to stays; else it goes with its
+    aliases. The version that `latest` points to always stays.
+    """
+
+    keep_last: int | None = None
+    older_than_s: float | None = None
+    keep_aliased: bool = True
+
+
 class Collected(msgspec.Struct, frozen=True):
-    """What one collection pass did (or would do, with dry_run)."""
+    """What one collection pass did (or would do, with dry_run).
+
+    `expired_versions` were deleted, because their time to live was over. `condemned` objects, of
+    `condemned_bytes`, are deleted by a later pass.
+    """
 
     condemned: int = 0
+    condemned_bytes: int = 0
     deleted_object_ids: tuple[str, ...] = ()
     freed_bytes: int = 0
     expired_sessions: int = 0
     aborted_uploads: tuple[PendingUpload, ...] = ()
+    expired_versions: tuple[VersionInfo, ...] = ()
+
+
+class LooseObject(msgspec.Struct, frozen=True):
+    """An object that may hold dead bytes: something was deleted since anybody looked.
+
+    `number` is the catalog's own; `loosened_by` says what was deleted (see `mark_compact`).
+    """
+
+    number: int
+    object_id: str
+    entity: str
+    size: int
+    loosened_by: int
+
+
+class Reaching(msgspec.Struct, frozen=True):
+    """A live version, and those of the objects asked for that it reaches, by number."""
+
+    version: VersionInfo
+    objects: tuple[int, ...]
+
+
+class Rewritten(msgspec.Struct, frozen=True):
+    """The same version with its bytes elsewhere. `seen` is the manifest that was rewritten as `manifest`;
+    `object_ids` is every object that the new one names."""
+
+    version_id: str
+    seen: ManifestLocation
+    manifest: ManifestLocation
+    object_ids: tuple[str, ...]
+
+
+class Compaction(msgspec.Struct, frozen=True):
+    """The live bytes of `emptied` objects lie in `objects` now: `contents` says which, `versions` know it.
+
+    A version of `versions` that reached an emptied object names none of them any more.
+    """
+
+    emptied: tuple[str, ...]
+    objects: tuple[StoredObject, ...]
+    contents: tuple[Content, ...]
+    versions: tuple[Rewritten, ...]
+
+
+class Compacted(msgspec.Struct, frozen=True):
+    """The versions that were moved (by id), and the emptied objects that nothing reaches any more."""
+
+    version_ids: tuple[str, ...] = ()
+    condemned: tuple[str, ...] = ()
 
 
 class Catalog(Protocol):
@@ -180,6 +249,7 @@ class Catalog(Protocol):
         metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET,
         aliases: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
         tags: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
+        ttl_s: float | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> VersionInfo:
         """`aliases` is the whole new set: those that are new move here, those left out are given up
         (if they still point here); `latest` stays where it is."""
@@ -198,9 +268,23 @@ class Catalog(Protocol):
         """Its number is never reused. Conflict while aliases other than `latest` point to it, unless
         delete_aliases; `latest` moves to the newest version that is left."""
 
+    async def delete_collection(
+        self, collection: CollectionName, *, delete_aliases: bool = False, dry_run: bool = False
+    ) -> list[VersionInfo]:
+        """All its versions (returned, newest first), and the name, which may come back with another type;
+        its numbers go on. Conflict while aliases other than `latest` exist, unless delete_aliases."""
+
+    async def prune_versions(
+        self, collection: CollectionName, retention: Retention, *, dry_run: bool = False
+    ) -> list[VersionInfo]:
+        """Delete what the rules do not keep, in one transaction; returned, newest first.
+
+        Invalid without `keep_last` and `older_than_s`."""
+
     # collection of garbage, in two phases (DESIGN section 9)
     async def collect(self, *, dry_run: bool = False) -> Collected:
-        """Condemn what nothing reaches; name what was condemned before and is still unreachable.
+        """Delete the versions whose time to live is over, unless an alias other than `latest` points
+        to them. Condemn what nothing reaches; name what was condemned before and is still unreachable.
 
         Index rows of `deleted_object_ids` are gone when it returns. Those that are `aborted_uploads` too
         are first aborted in the store and forgotten (`forget_upload`); then delete the bytes of all, then
@@ -209,6 +293,25 @@ class Catalog(Protocol):
 
     async def forget_objects(self, object_ids: Sequence[str]) -> None:
         """Their bytes are gone from the store."""
+
+    # compaction: live bytes leave objects that are mostly dead
+    async def loose_objects(self, after: int = 0, limit: int = 1000) -> list[LooseObject]:
+        """Objects that may hold dead bytes, by number, from after that number on; none that is damaged,
+        condemned, or reached by a damaged version (which may need more of it than its manifest says)."""
+
+    async def versions_reaching(self, numbers: Sequence[int]) -> list[Reaching]:
+        """The live versions that keep these objects, by number, alive."""
+
+    async def mark_compact(self, looked_at: Sequence[LooseObject]) -> None:
+        """They are worth no compaction, unless something was deleted since they were asked for."""
+
+    async def compact(self, session_id: str, compaction: Compaction) -> Compacted:
+        """Move versions to their new manifests and objects, and condemn what nothing reaches then, in one
+        transaction. The new objects were stored by this session.
+
+        A version that was deleted, found damaged or given another manifest meanwhile stays as it is, and
+        keeps what it needs. Conflict if a new object is not there. Again: the same versions.
+        """
 
     # facts about the store, probed once (DESIGN section 7)
     async def get_fact(self, key: str) -> str | None: ...

@@ -2,7 +2,7 @@
 
 A new database gets today's tables at once. Alembic takes 270 ms to import, so it is imported only when
 there is something to migrate; that both ways lead to the same tables is tested. SQLite files migrate
-when they are opened. PostgreSQL has other users: it waits for `asyncart.catalog.upgrade(url)`.
+when they are opened. PostgreSQL has other users: it waits for `asyncart db upgrade`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from asyncart.errors import Invalid, Unavailable
 from . import tables
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-REVISIONS = (tables.SCHEMA_REVISION,)  # all that there ever were, oldest first
+# all that there ever were, oldest first; the last is SCHEMA_REVISION
+REVISIONS = ("0001", "0002", "0003")
 
 _stamp = Table(  # as Alembic makes it
     "alembic_version",
@@ -38,6 +39,15 @@ _stamp = Table(  # as Alembic makes it
 
 def is_current(conn: Connection) -> bool:
     return inspect(conn).has_table(_stamp.name) and _revision(conn) == REVISIONS[-1]
+
+
+def revision(conn: Connection) -> str | None:
+    """What the database says it has; None where nobody made our tables yet, or somebody else did theirs."""
+    return _revision(conn) if _stamp.name in _tables(conn) else None
+
+
+def is_empty(conn: Connection) -> bool:
+    return not _tables(conn)
 
 
 def ensure(conn: Connection, name: str, *, may_upgrade: bool) -> None:
@@ -59,7 +69,7 @@ def ensure(conn: Connection, name: str, *, may_upgrade: bool) -> None:
     if not may_upgrade:
         raise Unavailable(
             f"{name}: has the older schema {revision}, {REVISIONS[-1]} is needed; "
-            f"upgrade it once with asyncart.catalog.upgrade(url)"
+            f"upgrade it once with `asyncart db upgrade --catalog URL`"
         )
     migrate(conn)
 
@@ -70,15 +80,17 @@ def create(conn: Connection) -> None:
     conn.execute(insert(_stamp).values(version_num=REVISIONS[-1]))
 
 
-def migrate(conn: Connection) -> None:
+def migrate(conn: Connection, to: str = "head") -> None:
     """Run the migrations that are missing, in the transaction of this connection."""
     from alembic import command
     from alembic.config import Config
 
+    # If SQLAlchemy knew of no transaction yet, Alembic would begin one, and commit ours.
+    _tables(conn)
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = conn
-    command.upgrade(config, "head")
+    command.upgrade(config, to)
 
 
 def _tables(conn: Connection) -> set[str]:

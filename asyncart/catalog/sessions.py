@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import uuid4
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from asyncart.errors import Conflict, NotFound
@@ -59,11 +59,15 @@ def live(conn: Connection, session_id: str) -> Session:
     """The session, or Conflict if it is over."""
     row = conn.execute(_LIVE.where(sessions.c.public_id == session_id)).first()
     if row is None or row.is_over:
-        raise Conflict(
-            f"the upload session {session_id} is over (ended, or not renewed for "
-            f"{SESSION_TTL_S:.0f} s); log again, what is stored already is not sent again"
-        )
+        raise over(session_id)
     return Session(row.id, row.entity_id)
+
+
+def over(session_id: str) -> Conflict:
+    return Conflict(
+        f"the upload session {session_id} is over (ended, or not renewed for "
+        f"{SESSION_TTL_S:.0f} s); log again, what is stored already is not sent again"
+    )
 
 
 def entity_of(conn: Connection, session: Session) -> str:
@@ -98,6 +102,18 @@ def end_lost_sessions(conn: Connection) -> int:
     return len(lost)
 
 
+def living(conn: Connection) -> tuple[int | None, int | None]:
+    """The numbers of the oldest and of the newest session that is not over."""
+    ids = select(func.min(sessions.c.id), func.max(sessions.c.id)).where(~sessions.c.is_over)
+    oldest, newest = conn.execute(ids).one()
+    return oldest, newest
+
+
+def count_living(conn: Connection) -> int:
+    query = select(func.count()).select_from(sessions).where(~sessions.c.is_over)
+    return int(conn.execute(query).scalar_one())
+
+
 def forget_sessions(conn: Connection) -> None:
     """Drop those that are over and whose lease has run out: nothing of theirs is continued."""
     over = sessions.c.is_over & (sessions.c.expires_at <= clock.now(conn))
@@ -117,7 +133,8 @@ def register_upload(
         "token": token,
         "resume_key": resume_key,
     }
-    bulk.insert_new(conn, objects, [row])
+    if bulk.insert_if_new(conn, objects, row):
+        return
     there = conn.execute(select(objects).where(objects.c.object_id == object_id)).one()
     if there.session_id != session.id or there.state != WRITING:
         raise Conflict(f"object {object_id} belongs to another upload; take a fresh object id")
@@ -150,9 +167,16 @@ def note_parts(conn: Connection, object_id: str, parts: Sequence[UploadPart]) ->
     bulk.upsert(conn, upload_parts, list(rows.values()))
 
 
-def adopt_upload(conn: Connection, session_id: str, resume_key: str) -> PendingUpload | None:
+def adopt_upload(
+    conn: Connection,
+    session_id: str,
+    resume_key: str,
+    *,
+    principal: int | None = None,
+    project: str | None = None,
+) -> PendingUpload | None:
+    """At a server: only what the same user has begun (`principal`), in one `project` only if it says so."""
     session = live(conn, session_id)
-    now = clock.now(conn)
     query = (
         select(
             objects.c.id,
@@ -175,11 +199,18 @@ def adopt_upload(conn: Connection, session_id: str, resume_key: str) -> PendingU
         .order_by(objects.c.id.desc())
         .with_for_update(of=objects, skip_locked=True)
     )
-    for row in conn.execute(query).all():
-        is_over = row.owner is None or row.is_over
-        if not is_over and not _is_lost(row.owner, row.expires_at, now):
+    if principal is not None:
+        query = query.where(sessions.c.principal == principal)
+    if project is not None:
+        query = query.where(sessions.c.project == project)
+    if not (rows := conn.execute(query).all()):
+        return None
+    now = clock.now(conn)
+    for row in rows:
+        was_noticed = row.owner is None or row.is_over
+        if not was_noticed and not _is_lost(row.owner, row.expires_at, now):
             continue
-        if not is_over:
+        if not was_noticed:
             conn.execute(
                 update(sessions).where(sessions.c.id == row.session_id).values(is_over=True)
             )

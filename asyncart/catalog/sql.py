@@ -1,7 +1,7 @@
 """The catalog over a database: each verb is one plain function run as one transaction.
 
 What the verbs promise stands in `protocol`; what they do, in `runs`, `sessions`, `contents`,
-`versions`, `collector` and `facts`.
+`versions`, `deletion`, `collector`, `compaction` and `facts`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,20 @@ import msgspec
 from asyncart.model import CollectionInfo, Content, Extent, RunInfo, RunState, VersionInfo
 
 from ..model import PendingUpload, UploadPart
-from . import collector, facts, owner, runs, sessions, versions
+from . import collector, compaction, facts, owner, runs, sessions, versions
 from . import contents as contents_module
-from .protocol import Collected, CollectionName, Committed, Draft, StoredObject
+from .protocol import (
+    Collected,
+    CollectionName,
+    Committed,
+    Compacted,
+    Compaction,
+    Draft,
+    LooseObject,
+    Reaching,
+    Retention,
+    StoredObject,
+)
 from .transactions import Database
 
 
@@ -128,6 +139,7 @@ class SqlCatalog:
         metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET,
         aliases: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
         tags: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
+        ttl_s: float | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> VersionInfo:
         return await self.database.write(
             versions.update_version,
@@ -136,6 +148,7 @@ class SqlCatalog:
             metadata=metadata,
             aliases=aliases,
             tags=tags,
+            ttl_s=ttl_s,
         )
 
     async def set_alias(
@@ -155,6 +168,20 @@ class SqlCatalog:
             versions.delete_version, version_id, delete_aliases=delete_aliases
         )
 
+    async def delete_collection(
+        self, collection: CollectionName, *, delete_aliases: bool = False, dry_run: bool = False
+    ) -> list[VersionInfo]:
+        run = self.database.read if dry_run else self.database.write
+        return await run(
+            versions.delete_collection, collection, delete_aliases=delete_aliases, dry_run=dry_run
+        )
+
+    async def prune_versions(
+        self, collection: CollectionName, retention: Retention, *, dry_run: bool = False
+    ) -> list[VersionInfo]:
+        run = self.database.read if dry_run else self.database.write
+        return await run(versions.prune_versions, collection, retention, dry_run=dry_run)
+
     # collection of garbage
 
     async def collect(self, *, dry_run: bool = False) -> Collected:
@@ -166,6 +193,20 @@ class SqlCatalog:
 
     async def forget_objects(self, object_ids: Sequence[str]) -> None:
         await self.database.write(collector.forget_objects, object_ids)
+
+    # compaction
+
+    async def loose_objects(self, after: int = 0, limit: int = 1000) -> list[LooseObject]:
+        return await self.database.read(compaction.loose_objects, after, limit)
+
+    async def versions_reaching(self, numbers: Sequence[int]) -> list[Reaching]:
+        return await self.database.read(compaction.versions_reaching, numbers)
+
+    async def mark_compact(self, looked_at: Sequence[LooseObject]) -> None:
+        await self.database.write(compaction.mark_compact, looked_at)
+
+    async def compact(self, session_id: str, compaction_: Compaction) -> Compacted:
+        return await self.database.write_alone(compaction.compact, session_id, compaction_)
 
     # facts
 

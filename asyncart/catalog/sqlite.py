@@ -42,7 +42,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from asyncart.errors import AsyncartError, Corrupt, Denied, Invalid, Unavailable
+from asyncart.errors import AsyncartError, Corrupt, Denied, Full, Invalid, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -242,7 +242,7 @@ class SqliteDatabase:
         primary = None if code is None else code & 0xFF
         name = self.name
         if primary == sqlite3.SQLITE_FULL or getattr(cause, "errno", None) == errno.ENOSPC:
-            raise Unavailable(
+            raise Full(
                 f"{name}: the disk is full, nothing of this was written to the catalog; "
                 f"free some space and repeat"
             ) from error

@@ -5,6 +5,9 @@ point to live versions and `latest` is never raced, however many writers there a
 
 `latest` follows commits by itself: it moves to what was logged last, also when that content was there
 already. Deleting the version under it moves it to the newest version that is left. Nobody can remove it.
+
+A version may have a time to live. It counts from when its content was logged last: to log it again is to
+want it. Then the longer wish wins, and no limit is the longest. How versions end is `deletion`'s business.
 """
 
 from __future__ import annotations
@@ -16,14 +19,14 @@ from typing import Any
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, case, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from asyncart.errors import Conflict, Invalid, NotFound
 from asyncart.model import CollectionInfo, ManifestLocation, VersionInfo
 
-from . import bulk, clock, lineage, sessions
-from .protocol import CollectionName, Committed, Draft
+from . import bulk, clock, deletion, lineage, sessions
+from .protocol import CollectionName, Committed, Draft, Retention
 from .tables import OUTPUT, STORED, aliases, collections, drafts, objects, version_objects, versions
 
 LATEST = "latest"
@@ -127,7 +130,7 @@ def list_collections(
             aliases, (aliases.c.collection_id == collections.c.id) & (aliases.c.alias == LATEST)
         )
         .outerjoin(pointed, pointed.c.id == aliases.c.version_id)
-        .where(collections.c.entity == entity)
+        .where(collections.c.entity == entity, collections.c.deleted_at.is_(None))
         .order_by(collections.c.project, collections.c.name)
     )
     if project is not None:
@@ -154,13 +157,13 @@ def list_collections(
 
 
 def commit_version(conn: Connection, session_id: str, draft: Draft) -> Committed:
-    if (again := _committed_before(conn, draft)) is not None:
+    if (again := committed_before(conn, draft)) is not None:
         return again
     session = sessions.live(conn, session_id)
     _check_entity(conn, session, draft)
     now = clock.now(conn)
     collection = _locked_collection(conn, draft, now)
-    if (again := _committed_before(conn, draft)) is not None:
+    if (again := committed_before(conn, draft)) is not None:
         return again  # the same draft, by another connection, while this one waited for the lock
 
     row = conn.execute(_BY_DIGEST, {**_keys(draft.collection), "digest": draft.digest}).first()
@@ -170,6 +173,8 @@ def commit_version(conn: Connection, session_id: str, draft: Draft) -> Committed
         version = row.id
         if row.is_damaged:
             _heal(conn, session, draft, row)
+        terms = {"logged_at": now, "ttl_s": _longer(row.ttl_s, draft.ttl_s)}
+        conn.execute(update(versions).where(versions.c.id == version).values(**terms))
     for alias in {*draft.aliases, LATEST}:
         _point(conn, collection.id, alias, version)
     if draft.run_id is not None:
@@ -181,7 +186,11 @@ def commit_version(conn: Connection, session_id: str, draft: Draft) -> Committed
     return Committed(_info_of(conn, version), is_new=row is None)
 
 
-def _committed_before(conn: Connection, draft: Draft) -> Committed | None:
+def _longer(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else max(one, other)
+
+
+def committed_before(conn: Connection, draft: Draft) -> Committed | None:
     row = conn.execute(select(drafts).where(drafts.c.id == draft.id)).first()
     return None if row is None else Committed(_info_of(conn, row.version_id), is_new=row.is_new)
 
@@ -198,8 +207,12 @@ def _check_entity(conn: Connection, session: sessions.Session, draft: Draft) -> 
 def _locked_collection(conn: Connection, draft: Draft, now: float) -> Row[Any]:
     """The collection's row, made if need be, locked until the transaction ends."""
     name = draft.collection
-    query = _collection_query(name).with_for_update()
+    query = _named(name).with_for_update()
     row = conn.execute(query).first()
+    if row is not None and row.deleted_at is not None:
+        anew = {"type": draft.type, "created_at": now, "deleted_at": None}
+        conn.execute(update(collections).where(collections.c.id == row.id).values(**anew))
+        row = conn.execute(query).one()
     if row is None:
         new = {
             **_keys(name),
@@ -225,7 +238,7 @@ def _insert_version(
         raise Conflict(
             f"{_title(draft.collection)}: its content was there, but was deleted meanwhile; log again"
         )
-    _keep_objects(conn, session, draft)
+    keep_objects(conn, session, _object_ids(draft), _title(draft.collection))
     inserted = conn.execute(
         insert(versions).values(
             public_id=uuid4().hex,
@@ -234,12 +247,14 @@ def _insert_version(
             digest=draft.digest,
             size=draft.size,
             entry_count=draft.entry_count,
-            **_manifest_columns(draft.manifest),
+            **manifest_columns(draft.manifest),
             description=draft.description,
             metadata=json.dumps(draft.metadata),
             tags=json.dumps(list(dict.fromkeys(draft.tags))),
             created_at=now,
             updated_at=now,
+            ttl_s=draft.ttl_s,
+            logged_at=now,
         )
     )
     assert inserted.inserted_primary_key is not None
@@ -249,7 +264,7 @@ def _insert_version(
         .where(collections.c.id == collection.id)
         .values(next_number=collection.next_number + 1)
     )
-    _reach(conn, version, _object_ids(draft))
+    reach(conn, version, _object_ids(draft))
     return version
 
 
@@ -261,7 +276,7 @@ def _heal(conn: Connection, session: sessions.Session, draft: Draft, damaged: Ro
         raise Conflict(
             f"{_title(draft.collection)}:v{damaged.number} is damaged; log its content again to heal it"
         )
-    _keep_objects(conn, session, draft)
+    keep_objects(conn, session, _object_ids(draft), _title(draft.collection))
     mine, theirs = version_objects.alias("mine"), version_objects.alias("theirs")
     others = conn.execute(
         select(theirs.c.version_id)
@@ -273,22 +288,22 @@ def _heal(conn: Connection, session: sessions.Session, draft: Draft, damaged: Ro
         )
     ).scalars()
     for other in others.all():
-        _reach(conn, other, draft.object_ids)
+        reach(conn, other, draft.object_ids)
     conn.execute(delete(version_objects).where(version_objects.c.version_id == damaged.id))
-    _reach(conn, damaged.id, _object_ids(draft))
+    reach(conn, damaged.id, _object_ids(draft))
     conn.execute(
         update(versions)
         .where(versions.c.id == damaged.id)
-        .values(**_manifest_columns(draft.manifest), is_damaged=False)
+        .values(**manifest_columns(draft.manifest), is_damaged=False)
     )
 
 
-def _keep_objects(conn: Connection, session: sessions.Session, draft: Draft) -> None:
-    """Check that every object of the draft is there, and take them from the collector and the session.
+def keep_objects(conn: Connection, session: sessions.Session, wanted: set[str], title: str) -> None:
+    """Check that every one of these objects is there, and take them from the collector and the session.
 
-    An object that was condemned while this session lived is still there, whole: it is taken back.
+    An object that was condemned while this session lived is still there, whole: it is taken back. That
+    one, or what a failed attempt left behind, may be needed in part only: it is to be looked at.
     """
-    wanted = _object_ids(draft)
     named = bulk.among(conn, objects.c.object_id, wanted)
     kept = conn.execute(
         update(objects)
@@ -299,7 +314,17 @@ def _keep_objects(conn: Connection, session: sessions.Session, draft: Draft) -> 
             ~objects.c.is_damaged,
             objects.c.condemned_at.is_(None) | (objects.c.condemned_at >= session.id),
         )
-        .values(session_id=None, condemned_at=None)
+        .values(
+            session_id=None,
+            condemned_at=None,
+            loosened_by=case(
+                (
+                    objects.c.condemned_at.is_not(None) | (objects.c.session_id != session.id),
+                    0,
+                ),
+                else_=objects.c.loosened_by,
+            ),
+        )
     ).rowcount
     if kept == len(wanted):
         return
@@ -315,10 +340,10 @@ def _keep_objects(conn: Connection, session: sessions.Session, draft: Draft) -> 
             why = "was found damaged"
         else:
             continue
-        raise Conflict(f"{_title(draft.collection)}: object {object_id} {why}; log again")
+        raise Conflict(f"{title}: object {object_id} {why}; log again")
 
 
-def _reach(conn: Connection, version: int, object_ids: Iterable[str]) -> None:
+def reach(conn: Connection, version: int, object_ids: Iterable[str]) -> None:
     rows = select(_literal(version), objects.c.id).where(
         bulk.among(conn, objects.c.object_id, object_ids),
         ~select(version_objects.c.object)
@@ -337,7 +362,7 @@ def _object_ids(draft: Draft) -> set[str]:
     return {*draft.object_ids, draft.manifest.object_id}
 
 
-def _manifest_columns(manifest: ManifestLocation) -> dict[str, Any]:
+def manifest_columns(manifest: ManifestLocation) -> dict[str, Any]:
     return {
         "manifest_object_id": manifest.object_id,
         "manifest_size": manifest.size,
@@ -357,6 +382,7 @@ def update_version(
     metadata: dict[str, Any] | msgspec.UnsetType,
     aliases: Sequence[str] | msgspec.UnsetType,
     tags: Sequence[str] | msgspec.UnsetType,
+    ttl_s: float | msgspec.UnsetType | None,
 ) -> VersionInfo:
     row = _locked_row(conn, version_id)
     changes: dict[str, Any] = {}
@@ -366,6 +392,8 @@ def update_version(
         changes["metadata"] = json.dumps(metadata)
     if tags is not msgspec.UNSET:
         changes["tags"] = json.dumps(list(dict.fromkeys(tags)))
+    if ttl_s is not msgspec.UNSET:
+        changes["ttl_s"] = ttl_s
     if aliases is not msgspec.UNSET:
         _set_aliases(conn, row, {*aliases} - {LATEST})
     now = clock.now(conn)
@@ -423,22 +451,64 @@ def delete_version(conn: Connection, version_id: str, *, delete_aliases: bool) -
             f"{row.project}/{row.name}:v{row.number} still has the aliases {', '.join(custom)}; "
             f"remove them first, or delete them with it (delete_aliases=True)"
         )
-    now = clock.now(conn)
-    conn.execute(delete(aliases).where(aliases.c.version_id == row.id))
-    conn.execute(delete(version_objects).where(version_objects.c.version_id == row.id))
-    conn.execute(update(versions).where(versions.c.id == row.id).values(deleted_at=now))
-    conn.execute(
-        update(collections).where(collections.c.id == row.collection_id).values(updated_at=now)
+    deletion.end_versions(conn, [row.id])
+
+
+def delete_collection(
+    conn: Connection, collection: CollectionName, *, delete_aliases: bool, dry_run: bool
+) -> list[VersionInfo]:
+    row = _collection(conn, collection, is_locked=not dry_run)
+    found = _all_of(conn, row.id)
+    custom = [
+        f"{alias} (v{version.number})"
+        for _, version in found
+        for alias in version.aliases
+        if alias != LATEST
+    ]
+    if custom and not delete_aliases:
+        raise Conflict(
+            f"{_title(collection)} still has the aliases {', '.join(_shortened(custom))}; "
+            f"remove them first, or delete them with it (delete_aliases=True)"
+        )
+    if not dry_run:
+        deletion.end_versions(conn, [number for number, _ in found])
+        now = clock.now(conn)
+        conn.execute(update(collections).where(collections.c.id == row.id).values(deleted_at=now))
+    return [version for _, version in found]
+
+
+def prune_versions(
+    conn: Connection, collection: CollectionName, rule: Retention, *, dry_run: bool
+) -> list[VersionInfo]:
+    deletion.check_retention(rule)
+    row = _collection(conn, collection, is_locked=not dry_run)
+    found = _all_of(conn, row.id)
+    outlived = deletion.outlived([version for _, version in found], rule, clock.now(conn))
+    gone = [(number, version) for number, version in found if version.number in outlived]
+    if not dry_run:
+        deletion.end_versions(conn, [number for number, _ in gone])
+    return [version for _, version in gone]
+
+
+def _all_of(conn: Connection, collection_id: int) -> list[tuple[int, VersionInfo]]:
+    """The live versions of a collection with their row numbers, newest first."""
+    query = _LIVE.where(versions.c.collection_id == collection_id)
+    rows = conn.execute(query.order_by(versions.c.number.desc())).all()
+    return list(zip([row.id for row in rows], infos(conn, rows), strict=True))
+
+
+def expire_versions(conn: Connection) -> list[VersionInfo]:
+    """Delete those whose time to live is over; an alias other than `latest` protects them."""
+    is_named = select(aliases.c.alias).where(
+        aliases.c.version_id == versions.c.id, aliases.c.alias != LATEST
     )
-    if LATEST in pointing:
-        newest = conn.execute(
-            select(versions.c.id)
-            .where(versions.c.collection_id == row.collection_id, versions.c.deleted_at.is_(None))
-            .order_by(versions.c.number.desc())
-            .limit(1)
-        ).scalar_one_or_none()
-        if newest is not None:
-            _point(conn, row.collection_id, LATEST, newest)
+    query = _LIVE.where(
+        versions.c.logged_at + versions.c.ttl_s <= clock.now(conn), ~is_named.exists()
+    ).order_by(versions.c.id)
+    rows = conn.execute(query).all()
+    expired = infos(conn, rows)
+    deletion.end_versions(conn, [row.id for row in rows])
+    return expired
 
 
 def _locked_row(conn: Connection, version_id: str) -> Row[Any]:
@@ -506,6 +576,8 @@ def _info(row: Row[Any], pointing: Sequence[str]) -> VersionInfo:
         aliases=tuple(pointing),
         tags=tuple(json.loads(row.tags)),
         is_damaged=row.is_damaged,
+        ttl_s=row.ttl_s,
+        logged_at=row.logged_at,
     )
 
 
@@ -522,6 +594,11 @@ def _keys(collection: CollectionName) -> dict[str, str]:
 
 
 def _collection_query(collection: CollectionName) -> Any:
+    return _named(collection).where(collections.c.deleted_at.is_(None))
+
+
+def _named(collection: CollectionName) -> Any:
+    """The collection's row, also that of a deleted one."""
     return select(collections).where(
         collections.c.entity == collection.entity,
         collections.c.project == collection.project,
@@ -529,8 +606,11 @@ def _collection_query(collection: CollectionName) -> Any:
     )
 
 
-def _collection(conn: Connection, collection: CollectionName) -> Row[Any]:
-    row: Row[Any] | None = conn.execute(_collection_query(collection)).first()
+def _collection(
+    conn: Connection, collection: CollectionName, *, is_locked: bool = False
+) -> Row[Any]:
+    query = _collection_query(collection)
+    row: Row[Any] | None = conn.execute(query.with_for_update() if is_locked else query).first()
     if row is None:
         raise _no_collection(conn, collection)
     return row
@@ -547,7 +627,9 @@ def _no_collection(conn: Connection, collection: CollectionName) -> NotFound:
     query = (
         select(collections.c.name)
         .where(
-            collections.c.entity == collection.entity, collections.c.project == collection.project
+            collections.c.entity == collection.entity,
+            collections.c.project == collection.project,
+            collections.c.deleted_at.is_(None),
         )
         .order_by(collections.c.updated_at.desc())
         .limit(9)

@@ -23,6 +23,8 @@ def version(artifact: Artifact) -> dict[str, Any]:
         "digest": artifact.digest,
         "created_at": utc(artifact.created_at),
         "updated_at": utc(artifact.updated_at),
+        "ttl_s": None if artifact.ttl is None else artifact.ttl.total_seconds(),
+        "expires_at": utc(artifact.expires_at),
         "description": artifact.description,
         "metadata": artifact.metadata,
     }

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import click
 
+from .commands.admin import admin
 from .commands.alias import alias
 from .commands.bench import bench
 from .commands.cache import cache
 from .commands.cat import cat
+from .commands.db import db
 from .commands.demo import demo
 from .commands.diff import diff
 from .commands.doctor import doctor
 from .commands.env import env
 from .commands.gc import gc
 from .commands.get import get
+from .commands.login import login, logout
 from .commands.ls import ls
 from .commands.put import put
 from .commands.rm import rm
+from .commands.server import server
 from .commands.show import show
 from .commands.verify import verify
 from .options import Group, Options
@@ -75,5 +79,10 @@ for command in (
     doctor,
     bench,
     env,
+    server,
+    login,
+    logout,
+    db,
+    admin,
 ):
     cli.add_command(command)

@@ -45,7 +45,7 @@ def with_api(options: Options, work: Callable[[Api], Awaitable[T]]) -> T:
 def run(options: Options, work: Callable[[], Awaitable[T]]) -> T:
     """The result of the work. Raises Interrupted after a signal, once the work has cleaned up."""
     _configure_logging(options.verbosity)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_supervised(work))
 
 
@@ -102,7 +102,7 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:  # Windows, or a platform without a wheel

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from asyncart.errors import Corrupt
-from asyncart.names import is_safe_entry_path
+from asyncart.names import are_safe_entry_paths, is_safe_entry_path
 
 
 def pack_strings(texts: Sequence[str]) -> bytes:
@@ -47,6 +47,6 @@ def is_ascending(values: Sequence[str]) -> bool:
 def check_paths(paths: Sequence[str]) -> None:
     if not is_ascending(paths):
         raise Corrupt("its paths are not in ascending order, each once")
-    if not all(map(is_safe_entry_path, paths)):
+    if not are_safe_entry_paths(paths):
         unsafe = next(path for path in paths if not is_safe_entry_path(path))
         raise Corrupt(f"it holds the unsafe path {unsafe[:200]!r}")

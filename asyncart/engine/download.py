@@ -5,8 +5,8 @@ budget leased; what an earlier attempt brought is not fetched again. A cancelled
 temporary file; a failed or killed one leaves the verified part of its large files for the next attempt.
 
 Small files come in ranges of up to 16 MiB, large ones in runs of chunks, all through the same slots.
-Wrong or missing bytes are looked for elsewhere once (the catalog may know another copy), then they are an
-error that names the file.
+Wrong or missing bytes are asked for once more where they came through a network, then looked for elsewhere
+(the catalog may know another copy), then they are an error that names the file.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from ..errors import Corrupt, NotFound
 from ..model import Content, Entry, object_key
 from ..net.budget import Budget
 from ..stores.links import clone_fd
-from ..stores.protocol import Store, forget_cached
+from ..stores.protocol import Store
 from ..threads import check_cancelled
 from . import plan
-from .fetch import Damaged, bad_chunk, corrupt, find_damaged, relocated
+from .fetch import bad_chunk, corrupt, find_damaged, is_right_at_last, relocated
 from .scan import file_digest
 from .statcache import RACY_NS, Folder, Known, Stamp, StatCache
 from .tally import Tally
@@ -145,12 +145,18 @@ class Downloader:
     async def _fetch_range(self, piece: plan.Range) -> list[Entry]:
         """Fetch and write the range's files; returns those whose bytes are wrong or gone.
 
-        They are so in the store itself: a cached copy that is wrong is dropped and fetched again.
+        They are so in the store itself: neither the cache nor the way here is to blame.
         """
-        damaged = await self._fetch_once(piece)
-        if not damaged or not await forget_cached(self._store, object_key(piece.object_id)):
-            return damaged
-        return [entry for again in plan.ranges(damaged) for entry in await self._fetch_once(again)]
+        todo = [piece]
+
+        async def attempt() -> bool:
+            nonlocal todo
+            damaged = [entry for some in todo for entry in await self._fetch_once(some)]
+            todo = plan.ranges(damaged)
+            return not damaged
+
+        await is_right_at_last(self._store, piece.object_id, attempt)
+        return [item.entry for some in todo for item in some.pieces]
 
     async def _fetch_once(self, piece: plan.Range) -> list[Entry]:
         lease = await self._budget.take(piece.length)
@@ -176,8 +182,9 @@ class Downloader:
     def _write_small(self, pieces: Sequence[plan.Piece], buffer: memoryview) -> list[Entry]:
         damaged = []
         write, wrote = self._target.write_file, self._present.wrote
-        for entry, start, length in pieces:
-            data = buffer[start : start + length]
+        for item in pieces:
+            entry = item.entry
+            data = buffer[item.start : item.start + item.length]
             if blake3(data).digest() != entry.digest:
                 damaged.append(entry)
                 continue
@@ -280,27 +287,24 @@ class Downloader:
         """What is damaged is noted, not raised: the other ranges need not be fetched again then."""
         try:
             async with self._budget.lease(piece.length) as buffer:
-                try:
-                    await self._fetch_chunks_once(entry, piece, partial, buffer)
-                except Damaged:
-                    if not await forget_cached(self._store, object_key(piece.object_id)):
-                        raise
-                    await self._fetch_chunks_once(entry, piece, partial, buffer)
-        except Damaged:
-            damaged.add(piece.object_id)
-        else:
-            self._tally.add(0, piece.length, 0, piece.length)
+                once = functools.partial(self._fetch_chunks_once, entry, piece, partial, buffer)
+                is_right = await is_right_at_last(self._store, piece.object_id, once)
         finally:
             self._slots.release()
+        if is_right:
+            self._tally.add(0, piece.length, 0, piece.length)
+        else:
+            damaged.add(piece.object_id)
 
     async def _fetch_chunks_once(
         self, entry: Entry, piece: plan.ChunkRange, partial: Partial, buffer: memoryview
-    ) -> None:
+    ) -> bool:
+        """False if the bytes are wrong or gone; nothing is written then."""
         try:
             await self._store.read_into(object_key(piece.object_id), piece.offset, buffer)
         except (NotFound, Corrupt):
-            raise corrupt(entry, piece.object_id) from None
-        await self._threads.run(_write_verified, entry, piece, partial, buffer)
+            return False
+        return await self._threads.run(_write_verified, entry, piece, partial, buffer)
 
 
 def _wanted(entry: Entry, partial: Partial) -> list[bool]:
@@ -319,10 +323,11 @@ def _wanted(entry: Entry, partial: Partial) -> list[bool]:
 
 def _write_verified(
     entry: Entry, piece: plan.ChunkRange, partial: Partial, data: memoryview
-) -> None:
+) -> bool:
     if bad_chunk(entry, piece, data) is not None:
-        raise corrupt(entry, piece.object_id)
+        return False
     partial.write(piece.file_offset, data)
+    return True
 
 
 class Present:
@@ -374,10 +379,11 @@ class Present:
         Nobody could have changed it before it had its name, so the racy rule is not needed.
         """
         head, _, name = entry.path.rpartition("/")
-        known = Known(name, Stamp.of(st), entry.digest)
+        object_id, offset = "", 0
         if len(entry.extents) == 1 and not entry.chunks:
             extent = entry.extents[0]
-            known = known._replace(object_id=extent.object_id, offset=extent.offset)
+            object_id, offset = extent.object_id, extent.offset
+        known = Known(name, Stamp.of(st), entry.digest, object_id, offset)
         self._note(head, st.st_dev, known)
 
     def _note(self, head: str, device: int, known: Known) -> None:

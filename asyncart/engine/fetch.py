@@ -1,12 +1,14 @@
 """Read verified bytes of single entries: what `open`, `cat` and integrations use.
 
 Nothing is handed out before its digest was checked: a small file is read whole, of a large one the
-chunks that hold the range.
+chunks that hold the range. Wrong bytes from a remote store are read once more before they count as the
+object's fault: a bit that flipped on the way is survived, and told in the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -14,9 +16,31 @@ from blake3 import blake3
 
 from ..errors import Corrupt, Invalid, NotFound
 from ..model import Content, Entry, object_key
-from ..stores.protocol import Store, forget_cached
+from ..stores.protocol import Store, is_worth_rereading
 from . import plan
 from .tasks import Threads
+
+logger = logging.getLogger("asyncart.transfer")
+
+
+async def is_right_at_last(
+    store: Store, object_id: str, attempt: Callable[[], Awaitable[bool]]
+) -> bool:
+    """Whether the object's bytes are right, be it after reading them again.
+
+    `attempt` reads and verifies them. It is called again as long as that makes sense.
+    """
+    reads = 1
+    while not await attempt():
+        if not await is_worth_rereading(store, object_key(object_id), reads):
+            return False
+        reads += 1
+    if reads > 1:
+        logger.warning(
+            "object %s: wrong bytes arrived; read again, they are right: a cached copy, or the way here, was to blame",
+            object_id,
+        )
+    return True
 
 
 async def read_range(
@@ -72,6 +96,19 @@ async def find_damaged(
 
 
 async def _damaged_in(store: Store, threads: Threads, piece: plan.Range) -> list[Entry]:
+    todo = [piece]
+
+    async def attempt() -> bool:
+        nonlocal todo
+        bad = [entry for some in todo for entry in await _damaged_once(store, threads, some)]
+        todo = plan.ranges(bad)
+        return not bad
+
+    await is_right_at_last(store, piece.object_id, attempt)
+    return [item.entry for some in todo for item in some.pieces]
+
+
+async def _damaged_once(store: Store, threads: Threads, piece: plan.Range) -> list[Entry]:
     entries = [item.entry for item in piece.pieces]
     try:
         data = await _read(store, entries[0], piece.object_id, piece.offset, piece.length)
@@ -80,15 +117,15 @@ async def _damaged_in(store: Store, threads: Threads, piece: plan.Range) -> list
             return entries
         # The object is shorter than the range: most of the files in it may be whole.
         singly = [plan.ranges([entry])[0] for entry in entries]
-        return [bad for single in singly for bad in await _damaged_in(store, threads, single)]
+        return [bad for single in singly for bad in await _damaged_once(store, threads, single)]
     return await threads.run(_bad_pieces, piece, data)
 
 
 def _bad_pieces(piece: plan.Range, data: memoryview) -> list[Entry]:
     return [
-        entry
-        for entry, start, length in piece.pieces
-        if blake3(data[start : start + length]).digest() != entry.digest
+        item.entry
+        for item in piece.pieces
+        if blake3(data[item.start : item.start + item.length]).digest() != item.entry.digest
     ]
 
 
@@ -101,15 +138,17 @@ async def _verified(
     length: int,
     is_right: Callable[[memoryview], bool],
 ) -> memoryview:
-    """Bytes that passed the test. A cached copy that did not is dropped, and the store asked."""
-    data = await _read(store, entry, object_id, offset, length)
-    if await threads.run(is_right, data):
-        return data
-    if await forget_cached(store, object_key(object_id)):
+    """Bytes that passed the test."""
+    data = memoryview(b"")
+
+    async def attempt() -> bool:
+        nonlocal data
         data = await _read(store, entry, object_id, offset, length)
-        if await threads.run(is_right, data):
-            return data
-    raise corrupt(entry, object_id)
+        return await threads.run(is_right, data)
+
+    if not await is_right_at_last(store, object_id, attempt):
+        raise corrupt(entry, object_id)
+    return data
 
 
 def _is_whole(entry: Entry, data: memoryview) -> bool:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from ..model import Chunk, Content, Entry, Extent
 from .manifest import BLOCK_ENTRIES
 from .records import PlainFiles
 from .statcache import (
+    CELLS,
+    DEVICE,
+    MODE,
     RACY_NS,
     Folder,
     Known,
@@ -33,10 +37,25 @@ OVERWRITES = 16  # the user's word: it replaces what has the same path
 
 _AS_KNOWN = bytes(flag | KNOWN | FROM_CACHE for flag in range(256))
 
+_AS_READ = bytes(flag & ~FROM_CACHE | KNOWN for flag in range(256))
+
+_AS_NEWS = bytes(flag & ~FROM_CACHE for flag in range(256))
+
 _AS_EXECUTABLE = bytes(flag & EXECUTABLE for flag in range(256))
 
 NOWHERE = -1  # not placed yet (or empty: nothing to place)
 APART = -2  # placement is in `contents`, not in the columns
+
+
+def _picked(column: array[int], rows: Sequence[int]) -> Sequence[int]:
+    if isinstance(rows, range):
+        return column[rows.start : rows.stop]
+    return [column[row] for row in rows]
+
+
+def is_run(rows: Sequence[int]) -> bool:
+    """Whether ascending rows are consecutive: then columns are sliced, not picked."""
+    return bool(rows) and rows[-1] - rows[0] + 1 == len(rows)
 
 
 class Listing:
@@ -77,27 +96,36 @@ class Listing:
         paths: Sequence[str],
         names: Sequence[str],
         folder: int,
-        stats: Sequence[os.stat_result],
+        cells: list[int],
         flags: int,
         known: Folder,
     ) -> None:
-        """Add files of one folder; `names` are their local names, `known` what the stat cache knows."""
-        columns = columns_of(stats)
+        """Add files of one folder; `names` are their local names, `cells` those of their stats, one
+        file after the other, `known` what the stat cache knows."""
+        columns = columns_of(cells)
         n = len(paths)
         self.paths += paths
         self.folder_of.extend([folder] * n)
         for column, target in enumerate((self.inodes, self.sizes, self.mtimes, self.ctimes)):
             target.extend(columns[column * n : column * n + n])
-        flagged = bytearray(flags | (EXECUTABLE if st.st_mode & 0o100 else 0) for st in stats)
+        flagged = bytearray([flags | mode >> 6 & EXECUTABLE for mode in cells[MODE::CELLS]])
+        devices = cells[DEVICE::CELLS]
         device = self.devices[folder]
         changed = None
-        if all(st.st_dev == device for st in stats):
+        if devices.count(device) == n:
             changed = known.changed_rows(names, device, columns)
         if changed is not None:
             self._add_known(flagged, known, changed)
             return
-        for row, (name, st) in enumerate(zip(names, stats, strict=True)):
-            found = known.find(name, st.st_dev, Stamp.of(st)) if len(known) else None
+        if not len(known):
+            self.digests += bytes(32 * n)
+            self.object_of.extend([NOWHERE] * n)
+            self.offsets.extend([0] * n)
+            self.flags += flagged
+            return
+        stamps = zip(*(columns[column * n : column * n + n] for column in range(MODE)), strict=True)
+        for row, (name, its_device, stamp) in enumerate(zip(names, devices, stamps, strict=True)):
+            found = known.find(name, its_device, Stamp(*stamp))
             if found is None:
                 self.digests += bytes(32)
                 self.object_of.append(NOWHERE)
@@ -149,9 +177,9 @@ class Listing:
     # reading
 
     def local_path(self, row: int) -> str:
-        return f"{self.folders[self.folder_of[row]]}/{self._local_name(row)}"
+        return f"{self.folders[self.folder_of[row]]}/{self.local_name(row)}"
 
-    def _local_name(self, row: int) -> str:
+    def local_name(self, row: int) -> str:
         return self._named.get(row) or self.paths[row].rpartition("/")[2]
 
     def stamp(self, row: int) -> Stamp:
@@ -168,11 +196,22 @@ class Listing:
 
     def restamp(self, row: int, stamp: Stamp) -> None:
         """The file changed between the scan and its reading."""
-        self.inodes[row], self.sizes[row], self.mtimes[row], self.ctimes[row] = stamp
+        self.inodes[row], self.sizes[row] = stamp.inode, stamp.size
+        self.mtimes[row], self.ctimes[row] = stamp.mtime_ns, stamp.ctime_ns
 
     def set_digest(self, row: int, digest: bytes) -> None:
         self.digests[32 * row : 32 * row + 32] = digest
         self.flags[row] = self.flags[row] & ~FROM_CACHE | KNOWN
+
+    def set_digests(self, rows: Sequence[int], digests: Sequence[bytes]) -> None:
+        """The same for rows in ascending order."""
+        if is_run(rows):
+            first, stop = rows[0], rows[-1] + 1
+            self.digests[32 * first : 32 * stop] = b"".join(digests)
+            self.flags[first:stop] = self.flags[first:stop].translate(_AS_READ)
+            return
+        for row, digest in zip(rows, digests, strict=True):
+            self.set_digest(row, digest)
 
     def forget_digest(self, row: int) -> None:
         self.flags[row] &= ~(KNOWN | FROM_CACHE)
@@ -199,6 +238,17 @@ class Listing:
         self.object_of[row] = self.index_of(object_id)
         self.offsets[row] = offset
         self.flags[row] &= ~FROM_CACHE  # the cache did not know its place: it is told
+
+    def place_run(self, rows: Sequence[int], object_id: str, offsets: Sequence[int]) -> None:
+        """The same for rows in ascending order that lie in one object."""
+        if not is_run(rows):
+            for row, offset in zip(rows, offsets, strict=True):
+                self.place(row, object_id, offset)
+            return
+        first, stop = rows[0], rows[-1] + 1
+        self.object_of[first:stop] = array("i", [self.index_of(object_id)]) * len(rows)
+        self.offsets[first:stop] = array("q", offsets)
+        self.flags[first:stop] = self.flags[first:stop].translate(_AS_NEWS)
 
     def place_content(self, row: int, content: Content) -> None:
         if len(content.extents) == 1 and not content.chunks:
@@ -258,12 +308,11 @@ class Listing:
         unless it is the user's word that the file does not change (linking it made its ctime young).
         """
         self.begin_placement()
-        by_folder: dict[int, list[int]] = {}
+        by_folder: dict[int, Sequence[int]] = {}
         changed: set[int] = set()
-        for row, flag in enumerate(self.flags):
-            folder = self.folder_of[row]
-            by_folder.setdefault(folder, []).append(row)
-            if not flag & FROM_CACHE:
+        for folder, rows in self._runs():
+            by_folder[folder] = [*by_folder[folder], *rows] if folder in by_folder else rows
+            if not all(flag & FROM_CACHE for flag in set(self.flags[rows.start : rows.stop])):
                 changed.add(folder)
         changed.update(
             f for f, rows in by_folder.items() if self.whole[f] and len(rows) < self.cached[f]
@@ -275,11 +324,23 @@ class Listing:
             if not (passing and self.folders[f].startswith(f"{passing}{os.sep}"))
         )
 
-    def _packed(
-        self, folder: int, rows: Sequence[int], cache: StatCache, trusted_before: int
-    ) -> bytes:
+    def _runs(self) -> Iterator[tuple[int, range]]:
+        """Neighbouring rows of one folder: a folder's files, but for the subfolders between them."""
+        start = 0
+        for folder, same in groupby(self.folder_of):
+            stop = start + len(list(same))
+            yield folder, range(start, stop)
+            start = stop
+
+    def _may_keep(self, rows: Sequence[int], trusted_before: int) -> Sequence[int]:
+        """Those rows whose digests the stat cache may believe later."""
         flags, mtimes, ctimes = self.flags, self.mtimes, self.ctimes
-        kept = [
+        if isinstance(rows, range):  # nearly always: all of them, found out in C
+            its = slice(rows.start, rows.stop)
+            is_known = all(flag & KNOWN for flag in set(flags[its]))
+            if is_known and max(max(mtimes[its]), max(ctimes[its])) < trusted_before:
+                return rows
+        return [
             row
             for row in rows
             if flags[row] & KNOWN
@@ -288,31 +349,41 @@ class Listing:
                 or (mtimes[row] < trusted_before and ctimes[row] < trusted_before)
             )
         ]
+
+    def _packed(
+        self, folder: int, rows: Sequence[int], cache: StatCache, trusted_before: int
+    ) -> bytes:
+        kept = self._may_keep(rows, trusted_before)
         if not self.whole[folder]:
-            files = [self._known(row) for row in kept if is_text(self._local_name(row))]
+            files = [self._known(row) for row in kept if is_text(self.local_name(row))]
             return cache.merged(self.folders[folder], self.devices[folder], files)
         stamps = array("q")
-        for column in (self.inodes, self.sizes, mtimes, ctimes):
-            stamps.extend([column[row] for row in kept])
-        object_of = [self.object_of[row] for row in kept]
+        for column in (self.inodes, self.sizes, self.mtimes, self.ctimes):
+            stamps.extend(_picked(column, kept))
+        object_of = _picked(self.object_of, kept)
         used = sorted({index for index in object_of if index >= 0})
         position_of = {index: position for position, index in enumerate(used)}
         return packed_columns(
             self.devices[folder],
-            [self._local_name(row) for row in kept],
+            [self.local_name(row) for row in kept],
             stamps,
-            b"".join([self.digests[32 * row : 32 * row + 32] for row in kept]),
+            self._digests_of(kept),
             cache.realm,
             [self.object_ids[index] for index in used],
             array("i", [position_of.get(index, -1) for index in object_of]),
-            array("q", [self.offsets[row] for row in kept]),
+            array("q", _picked(self.offsets, kept)),
         )
+
+    def _digests_of(self, rows: Sequence[int]) -> bytes:
+        if isinstance(rows, range):
+            return bytes(self.digests[32 * rows.start : 32 * rows.stop])
+        return b"".join([self.digests[32 * row : 32 * row + 32] for row in rows])
 
     def _known(self, row: int) -> Known:
         index = self.object_of[row]
         object_id = self.object_ids[index] if index >= 0 else ""
         return Known(
-            self._local_name(row), self.stamp(row), self.digest(row), object_id, self.offsets[row]
+            self.local_name(row), self.stamp(row), self.digest(row), object_id, self.offsets[row]
         )
 
 
@@ -325,4 +396,5 @@ __all__ = [
     "NOWHERE",
     "OVERWRITES",
     "Listing",
+    "is_run",
 ]

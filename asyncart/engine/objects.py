@@ -3,7 +3,12 @@
 The catalog hears of the object before its first byte, so that whatever a crash leaves is known. Small
 objects go out in one request. A failed or cancelled object is aborted here, shielded and bounded; one
 whose process was killed is continued by the next attempt: it begins with the same content, finds the
-unfinished object by that, and sends only the parts that the catalog did not note.
+unfinished object by that, cuts its parts as they were cut before, and sends only those that the catalog did
+not note.
+
+What waits here to become a part lies in buffers of the budget, never in copies beside it. Before somebody
+waits for another buffer, those are given back: sent as a part, or, if they are too few for one, with the
+object finished early (`let_go`). So nobody waits with full hands, and the budget cannot lock up.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from blake3 import blake3
 
 from ..errors import AsyncartError, Conflict
 from ..model import UNKNOWN_TOKEN, PendingUpload, UploadPart, new_object_id, object_key
+from ..net.budget import Budget
 from ..stores.protocol import Store, Upload
 from . import plan
 from .index import Index
@@ -67,22 +73,16 @@ class _Gathered:
         """Of the contents' digests: the bytes themselves are hashed already."""
         return self._digests.digest()
 
-    def let_go(self) -> None:
-        """Keep a copy of the bytes instead of their buffers."""
-        if self.releases:
-            copy = memoryview(b"".join(self.views))
-            self.release()
-            self.views.append(copy)
+    @property
+    def is_holding(self) -> bool:
+        """Whether somebody waits for these buffers."""
+        return bool(self.releases)
 
     def release(self) -> None:
         self.views.clear()
         for done in self.releases:
             done()
         self.releases.clear()
-
-
-def _nothing() -> None:
-    """The bytes are our own."""
 
 
 class _Completed:
@@ -110,16 +110,25 @@ class _Completed:
 
 
 class ObjectWriter:
-    """One object, appended to in order. Use `finish` or `abort`; sends run in the given task group."""
+    """One object, appended to in order. Use `finish` or `abort`; sends run in the given task group.
+
+    With a `budget`, the buffers that it is given are leased from that.
+    """
 
     def __init__(
-        self, store: Store, index: Index, group: TaskGroup, size_hint: int | None = None
+        self,
+        store: Store,
+        index: Index,
+        group: TaskGroup,
+        size_hint: int | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.object_id = ""
         self.size = 0
         self._store = store
         self._index = index
         self._group = group
+        self._budget = budget
         self._size_hint = size_hint
         self._part_bytes = plan.part_bytes(size_hint or 0, store.part_bytes)
         # A local store takes any piece at once, and has no use for half an object of a killed process.
@@ -127,6 +136,7 @@ class ObjectWriter:
         self._resume_key = ""
         self._upload: Upload | None = None
         self._noted: dict[int, UploadPart] = {}
+        self._ends: dict[int, int] = {}  # where parts of the killed attempt ended, as far as known
         self._unnoted: list[UploadPart] = []
         self._is_noting = False
         self._gathered = _Gathered()
@@ -145,19 +155,22 @@ class ObjectWriter:
         """Give the object its id, and tell the catalog. `digests`: of the content that comes first."""
         if self.object_id:
             return
-        if not self._is_direct:
-            self._resume_key = blake3(digests).hexdigest()
-            if await self._resume():
-                return
         # Before the await: if the answer is lost, `abort` must know what to forget.
-        self.object_id = new_object_id(time.time_ns() // 1_000_000)
-        await self._index.register_upload(self.object_id, "", self._resume_key)
-
-    async def _resume(self) -> bool:
-        """Continue the object of a killed attempt, if there is one."""
-        pending = await self._index.adopt_upload(self._resume_key)
+        self.object_id = object_id = new_object_id(time.time_ns() // 1_000_000)
+        if self._is_direct:
+            await self._index.register_upload(object_id, "", "")
+            return
+        self._resume_key = blake3(digests).hexdigest()
+        pending = await self._index.adopt_or_register(object_id, self._resume_key)
         if pending is None:
-            return False
+            return
+        self.object_id = ""
+        if not await self._resume(pending):
+            self.object_id = object_id
+            await self._index.register_upload(object_id, "", self._resume_key)
+
+    async def _resume(self, pending: PendingUpload) -> bool:
+        """Continue the object of a killed attempt, if the store still has it."""
         key = object_key(pending.object_id)
         self._upload = await self._store.resume_upload(key, pending.store_token)
         if self._upload is None:
@@ -170,6 +183,9 @@ class ObjectWriter:
         if pending.token != self._upload.token:
             await self._index.register_upload(self.object_id, self._upload.token, self._resume_key)
         self._noted = {part.index: part for part in pending.parts}
+        for part in pending.parts:
+            self._ends[part.index] = part.offset + part.length
+            self._ends[part.index - 1] = part.offset
         return True
 
     async def _completed(self, key: str, pending: PendingUpload) -> Upload | None:
@@ -195,27 +211,55 @@ class ObjectWriter:
         await self.begin(digests)
         offset = self.size
         if not self._is_direct and 2 * sum(map(len, views)) < held_bytes:
-            # A few new files in many batches: until they fill a part they must not hold all those
-            # buffers, or the budget would be empty before there is anything to send.
-            views = [memoryview(b"".join(views))]
-            done()
-            done = _nothing
+            views, done = self._condensed(views, done)
         self._gathered.add(views, digests, done)
         self.size = self._sent + self._gathered.size
-        enough = self._part_bytes
-        if self._upload is None and not self._is_direct:
-            enough = max(enough, MULTIPART_BYTES)
-        if self._gathered.size >= enough:
+        if self._gathered.size >= self._enough():
             await self._send_gathered()
         return offset
 
-    def let_go(self) -> None:
+    def _condensed(
+        self, views: Sequence[memoryview], done: Callable[[], None]
+    ) -> tuple[Sequence[memoryview], Callable[[], None]]:
+        """A few new files in many batches: a copy in a smaller buffer, if one is to be had at once.
+
+        Until they fill a part they would hold all those batches, and the budget would be empty before
+        there is anything to send.
+        """
+        lease = self._budget.try_take(sum(map(len, views))) if self._budget is not None else None
+        if lease is None:
+            return views, done
+        offset = 0
+        for view in views:
+            lease.buffer[offset : offset + len(view)] = view
+            offset += len(view)
+        done()
+        return [lease.buffer], lease.release
+
+    def _enough(self) -> int:
+        """How many gathered bytes become a part.
+
+        As many as in the killed attempt, where that is known: only an equal part need not be sent again,
+        and how it was cut depended on how much memory there was.
+        """
+        ends, index = self._ends, self._parts
+        if index in ends and ends.get(index - 1, self._sent) == self._sent:
+            longest = max(part.length for part in self._noted.values())
+            wanted = ends[index] - self._sent
+            if self._part_bytes <= wanted <= 2 * longest:  # else the content is another one
+                return wanted
+        is_first = not self._parts and not self._is_direct
+        return max(self._part_bytes, MULTIPART_BYTES) if is_first else self._part_bytes
+
+    async def let_go(self) -> bool:
         """Hold no leased buffer any more but those that are being sent: for whoever waits for another one.
 
-        A writer that waited with full hands could wait for writers that wait for it. The copy is less than
-        a part (or than MULTIPART_BYTES) and is made only when the budget is exhausted.
+        A writer that waited with full hands could wait for writers that wait for it. False if what is
+        gathered is too little for a part: then only `finish` lets go of it.
         """
-        self._gathered.let_go()
+        if self._gathered.size >= self._part_bytes:
+            await self._send_gathered()
+        return not self._gathered.is_holding
 
     async def finish(self) -> None:
         """Durable on return; from now on `abort` leaves it alone."""

@@ -11,6 +11,8 @@ import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from ..errors import Corrupt
 from ..model import Entry
 
@@ -36,30 +38,43 @@ def is_large(size: int) -> bool:
     return size >= PACK_FILE_BYTES
 
 
+def by_kind(rows: Sequence[int], sizes: Sequence[int]) -> tuple[list[int], Sequence[int]]:
+    """The rows of large files, and those of small ones."""
+    large = [row for row in rows if sizes[row] >= PACK_FILE_BYTES]
+    if not large:
+        return large, rows
+    return large, [row for row in rows if sizes[row] < PACK_FILE_BYTES]
+
+
 def batches(rows: Iterable[int], sizes: Sequence[int]) -> Iterator[list[int]]:
     """Consecutive small files, in batches for one worker thread."""
     batch: list[int] = []
     total = 0
     for row in rows:
-        if batch and (total + sizes[row] > BATCH_BYTES or len(batch) == BATCH_FILES):
+        size = sizes[row]
+        if batch and (total + size > BATCH_BYTES or len(batch) == BATCH_FILES):
             yield batch
             batch, total = [], 0
         batch.append(row)
-        total += sizes[row]
+        total += size
     if batch:
         yield batch
 
 
-def groups(batched: Sequence[list[int]], workers: int) -> list[list[list[int]]]:
+def groups(
+    batched: Sequence[list[int]], workers: int, batch_bytes: int = 0
+) -> list[list[list[int]]]:
     """Runs of consecutive batches, each for one worker, so that neighbours end up in one pack.
 
-    A run fills a pack; fewer batches are spread evenly so that no worker is idle.
+    A run fills a pack; fewer batches are spread evenly so that no worker is idle. `batch_bytes`: of a
+    batch on average, which is less than BATCH_BYTES where files are tiny.
     """
-    length = min(PACK_BYTES // BATCH_BYTES, max(1, len(batched) // (2 * workers)))
+    length = PACK_BYTES // (min(batch_bytes, BATCH_BYTES) or BATCH_BYTES)
+    length = min(length, max(1, len(batched) // (2 * workers)))
     return [list(batched[i : i + length]) for i in range(0, len(batched), length)]
 
 
-class Piece(NamedTuple):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """One entry's bytes inside a range: `start` counts from the range's beginning."""
 
     entry: Entry

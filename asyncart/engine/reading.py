@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +21,11 @@ from .listing import Listing
 from .plan import is_large
 from .statcache import Stamp
 
+if sys.platform == "linux":
+    import resource
+
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+O_PATH = getattr(os, "O_PATH", 0)  # a folder that may be searched, if not listed; Linux only
 
 
 class Moved(NamedTuple):
@@ -30,40 +35,94 @@ class Moved(NamedTuple):
     data: bytes
 
 
-def read_batch(listing: Listing, rows: Sequence[int], buffer: memoryview) -> list[Moved]:
+class Batch(NamedTuple):
+    """Small files that were read into one buffer: the digests, and those whose bytes are elsewhere.
+
+    `is_cold`: not everything was in memory, the disk had to be waited for.
+    """
+
+    digests: list[bytes]
+    moved: list[Moved]
+    is_cold: bool
+
+
+def read_batch(listing: Listing, rows: Sequence[int], buffer: memoryview) -> Batch:
     """Read small files one after the other into the buffer; set their digests.
 
-    The file of rows[i] lies at the sum of the sizes (as scanned) before it; those returned do not.
+    The file of rows[i] lies at the sum of the sizes (as scanned) before it; those that moved do not.
     """
+    digests: list[bytes] = []
     moved: list[Moved] = []
+    blocks = _blocks_read()
     offset = 0
     sizes, inodes, mtimes, ctimes = listing.sizes, listing.inodes, listing.mtimes, listing.ctimes
-    for row in rows:
-        size = sizes[row]
-        local = listing.local_path(row)
-        target = buffer[offset : offset + size]
-        offset += size
-        try:
-            fd = os.open(local, OPEN_FLAGS)
-        except OSError as error:
-            raise translated(error, local) from error
-        try:
-            got = os.readv(fd, (target,)) if size else 0
-            st = os.fstat(fd)
-        except OSError as error:
-            raise translated(error, local) from error
-        finally:
-            os.close(fd)
-        if (
-            got == size == st.st_size
-            and st.st_mtime_ns == mtimes[row]
-            and st.st_ctime_ns == ctimes[row]
-            and st.st_ino == inodes[row] & 0xFFFFFFFFFFFFFFFF
-        ):
-            listing.set_digest(row, blake3(target).digest())
-        else:
-            moved.append(_read_again(listing, row, local))
-    return moved
+    with _Opener(listing) as opener:
+        for row in rows:
+            size = sizes[row]
+            target = buffer[offset : offset + size]
+            offset += size
+            try:
+                fd = opener.open(row)
+                try:
+                    got = os.readv(fd, (target,)) if size else 0
+                    st = os.fstat(fd)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                local = listing.local_path(row)
+                raise translated(error, local) from error
+            if (
+                got == size == st.st_size
+                and st.st_mtime_ns == mtimes[row]
+                and st.st_ctime_ns == ctimes[row]
+                and st.st_ino == inodes[row] & 0xFFFFFFFFFFFFFFFF
+            ):
+                digests.append(blake3(target).digest())
+            else:
+                again = _read_again(listing, row, listing.local_path(row))
+                digests.append(blake3(again.data).digest())
+                moved.append(again)
+    listing.set_digests(rows, digests)
+    return Batch(digests, moved, _blocks_read() > blocks)
+
+
+def _blocks_read() -> int:
+    """How many blocks this thread had to wait for so far; always 0 where the system does not say."""
+    if sys.platform != "linux":
+        return 0
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_inblock
+
+
+class _Opener:
+    """Opens the files of a listing, relative to the folder that the file before was in.
+
+    Neighbours share their folder: opening by name alone takes 2.3 us where a path of five components
+    takes 2.7, and the path need not be put together.
+    """
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._folder = -1
+        self._fd = -1
+
+    def __enter__(self) -> _Opener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def open(self, row: int) -> int:
+        listing = self._listing
+        if not O_PATH:
+            return os.open(listing.local_path(row), OPEN_FLAGS)
+        folder = listing.folder_of[row]
+        if folder != self._folder:
+            fd = os.open(listing.folders[folder], O_PATH | OPEN_FLAGS)
+            if self._fd >= 0:
+                os.close(self._fd)
+            self._folder, self._fd = folder, fd
+        return os.open(listing.local_name(row), OPEN_FLAGS, dir_fd=self._fd)
 
 
 def _read_again(listing: Listing, row: int, local: str) -> Moved:
@@ -79,7 +138,6 @@ def _read_again(listing: Listing, row: int, local: str) -> Moved:
     if Stamp.of(before) != Stamp.of(after) or len(data) != after.st_size:
         raise changed(local)
     listing.restamp(row, Stamp.of(after))
-    listing.set_digest(row, blake3(data).digest())
     return Moved(row, data)
 
 
@@ -157,7 +215,7 @@ class LinkedFile(LargeFile):
 
     def finish(self) -> bytes:
         now = Stamp.of(os.fstat(self._fd))
-        if now[:3] != self.stamp[:3]:
+        if not now.has_same_content_as(self.stamp):
             raise changed(self.local)
         return self._hasher.digest()
 

@@ -24,7 +24,7 @@ from asyncart.engine.columns import (
 )
 from asyncart.errors import Corrupt, Invalid
 from asyncart.model import DIGEST_BYTES, Chunk, Entry, Extent, Reference
-from asyncart.names import is_safe_entry_path
+from asyncart.names import are_safe_entry_paths, is_safe_entry_path
 
 MAX_CHUNK_BYTES = 64 << 20  # readers hold a chunk in memory; ours are at most 4 MiB
 MAX_BYTES = (1 << 62) - 1  # sizes, offsets, totals: two of them still add up in 63 bits
@@ -167,7 +167,7 @@ def _check_paths(paths: Sequence[str], after: str) -> None:
                 raise Invalid(
                     f"{later}: follows {earlier!r}: entries must be sorted, each path once"
                 )
-    if not all(map(is_safe_entry_path, paths)):
+    if not are_safe_entry_paths(paths):
         unsafe = next(path for path in paths if not is_safe_entry_path(path))
         raise Invalid(f"{unsafe!r} is not a safe path for an entry")
 

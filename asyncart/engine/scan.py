@@ -13,7 +13,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from operator import attrgetter
 from typing import Literal
 
@@ -23,10 +24,11 @@ from blake3 import blake3
 from .. import names
 from ..errors import Denied, Invalid, NotFound
 from .listing import IMMUTABLE, OVERWRITES, Listing
-from .statcache import Folder, StatCache
+from .statcache import DEVICE, Folder, StatCache, cells_of
 
 Symlinks = Literal["follow", "error", "skip"]
 COMPARE_BYTES = 4 << 20
+FOLDER_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_DIRECTORY", 0)
 
 
 class FileSource(msgspec.Struct, frozen=True):
@@ -90,7 +92,7 @@ class _Scanner:
             index = self._listing.add_folder(folder, st.st_dev, len(known), is_whole=False)
             self._single_folders[folder] = (index, known)
         index, known = self._single_folders[folder]
-        self._add([source.path], [name], index, [st], source, known)
+        self._add([source.path], [name], index, [*cells_of(st)], source, known)
         if source.path.rpartition("/")[2] != name:
             self._listing.name_locally(len(self._listing) - 1, name)
 
@@ -116,34 +118,30 @@ class _Scanner:
 
     def _add_files_of(self, local: str, prefix: str, source: DirSource) -> list[str]:
         """Add the files of one folder; return the names of its folders."""
-        try:
-            with os.scandir(local) as found:
-                items = sorted(found, key=attrgetter("name"))
-        except OSError as error:
-            raise _translated(error, local) from error
-        if source.symlinks != "follow":
-            items = _without_links(items, source.symlinks)
         folders: list[str] = []
         files: list[str] = []
-        stats: list[os.stat_result] = []
-        for item in items:
-            try:
-                if item.is_dir():
-                    folders.append(item.name)
-                    continue
-                st = item.stat()
-            except OSError as error:
-                raise _translated(error, item.path) from error
-            if not stat.S_ISREG(st.st_mode):
-                raise Invalid(
-                    f"{item.path} is {_kind(st.st_mode)}; only files, folders and links to them can be stored: remove it, or add what you want file by file"
-                )
-            files.append(item.name)
-            stats.append(st)
+        cells: list[int] = []
+        with _entries(local) as items:
+            if source.symlinks != "follow":
+                items = _without_links(items, local, source.symlinks)
+            for item in items:
+                try:
+                    if item.is_dir():
+                        folders.append(item.name)
+                        continue
+                    st = item.stat()
+                except OSError as error:
+                    raise _translated(error, f"{local}/{item.name}") from error
+                if not stat.S_ISREG(st.st_mode):
+                    raise Invalid(
+                        f"{local}/{item.name} is {_kind(st.st_mode)}; only files, folders and links to them can be stored: remove it, or add what you want file by file"
+                    )
+                files.append(item.name)
+                cells += cells_of(st)
         if files:
             known = self._cache.load(local)
-            index = self._listing.add_folder(local, stats[0].st_dev, len(known), is_whole=True)
-            self._add([prefix + name for name in files], files, index, stats, source, known)
+            index = self._listing.add_folder(local, cells[DEVICE], len(known), is_whole=True)
+            self._add([prefix + name for name in files], files, index, cells, source, known)
         return folders
 
     def _add(
@@ -151,17 +149,17 @@ class _Scanner:
         paths: list[str],
         local_names: list[str],
         folder: int,
-        stats: list[os.stat_result],
+        cells: list[int],
         source: FileSource | DirSource,
         known: Folder,
     ) -> None:
-        for path in paths:
-            if not names.is_safe_entry_path(path):
+        if not names.are_safe_entry_paths(paths):
+            for path in paths:
                 names.check_entry_path(path)
         flags = IMMUTABLE if source.is_immutable else 0
         if source.overwrite:
             flags |= OVERWRITES
-        self._listing.add(paths, local_names, folder, stats, flags, known)
+        self._listing.add(paths, local_names, folder, cells, flags, known)
 
     def remove(self, path: str) -> None:
         below = path + "/"
@@ -234,10 +232,35 @@ def file_digest(local: str) -> bytes:
     return hasher.digest()
 
 
-def _without_links(items: list[os.DirEntry[str]], symlinks: Symlinks) -> list[os.DirEntry[str]]:
+@contextmanager
+def _entries(folder: str) -> Iterator[list[os.DirEntry[str]]]:
+    """What is in the folder, sorted by name; `stat` and `is_dir` of it only inside the block.
+
+    Where the system can, it is scanned through a descriptor: then a stat looks up a name instead of a path,
+    which takes 2.0 us instead of 2.4.
+    """
+    with ExitStack() as stack:
+        try:
+            if os.scandir in os.supports_fd:
+                fd = os.open(folder, FOLDER_FLAGS)
+                stack.callback(os.close, fd)
+                found = stack.enter_context(os.scandir(fd))
+            else:
+                found = stack.enter_context(os.scandir(folder))
+            items = sorted(found, key=attrgetter("name"))
+        except OSError as error:
+            raise _translated(error, folder) from error
+        yield items
+
+
+def _without_links(
+    items: list[os.DirEntry[str]], folder: str, symlinks: Symlinks
+) -> list[os.DirEntry[str]]:
     links = [item for item in items if item.is_symlink()]
     if links and symlinks == "error":
-        raise Invalid(f"{links[0].path} is a symbolic link; use symlinks='follow' or 'skip'")
+        raise Invalid(
+            f"{folder}/{links[0].name} is a symbolic link; use symlinks='follow' or 'skip'"
+        )
     return [item for item in items if not item.is_symlink()]
 
 

@@ -12,20 +12,21 @@ waiting for the disk, and a damaged file is thrown away.
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import sqlite3
 import threading
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import compress, count
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 RACY_NS = 2_000_000_000  # git's rule; FAT stamps are that coarse, and clocks of file servers differ
-SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY, files BLOB NOT NULL) WITHOUT ROWID"
-)
+# With rowids: a search in a table without them reads every blob that it compares a path with (folders of
+# 1,000 files: 90 KB each, 180 KB to write down one downloaded file).
+SCHEMA = "CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY, files BLOB NOT NULL)"
 
 
 class _Columns(msgspec.Struct, array_like=True, gc=False):
@@ -43,8 +44,13 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Columns).decode
 
 
-class Stamp(NamedTuple):
-    """What identifies an unchanged file inside its folder. Times are nanoseconds."""
+class Stamp(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What identifies an unchanged file inside its folder. Times are nanoseconds.
+
+    As many of them are made as there are files. If the garbage collector tracked them, their number would
+    make it walk through the whole heap in the middle of a transfer, and the caller's event loop stand
+    still: 34-113 ms at worst while 100,000 files were downloaded, 17-24 ms now.
+    """
 
     inode: int
     size: int
@@ -55,8 +61,12 @@ class Stamp(NamedTuple):
     def of(cls, st: os.stat_result) -> Stamp:
         return cls(signed(st.st_ino), st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
+    def has_same_content_as(self, other: Stamp) -> bool:
+        """Equal but for the ctime, which a new name changes as well."""
+        return (self.inode, self.size, self.mtime_ns) == (other.inode, other.size, other.mtime_ns)
 
-class Known(NamedTuple):
+
+class Known(msgspec.Struct, frozen=True, gc=False):
     """What is remembered of one file: its digest, and where in the store its bytes lie (if known)."""
 
     name: str
@@ -76,16 +86,24 @@ def is_text(name: str) -> bool:
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-def columns_of(stats: Sequence[os.stat_result]) -> array[int]:
+MODE, DEVICE, CELLS = 4, 5, 6  # of the cells of one file: the stamp, the mode, the device
+
+
+def cells_of(st: os.stat_result) -> tuple[int, int, int, int, int, int]:
+    """What a scan keeps of a file's stat. Not the stat itself: a thousand of them wake the garbage
+    collector again and again, which cost 0.4 ms per folder of 1,000 files."""
+    return (st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns, st.st_mode, st.st_dev)
+
+
+def columns_of(cells: list[int]) -> array[int]:
     """The stamps of some files as columns, one after the other, as `Folder` holds them."""
     columns = array("q")
-    inodes = [st.st_ino for st in stats]
+    inodes = cells[::CELLS]
     if max(inodes, default=0) >> 63:
         inodes = [signed(inode) for inode in inodes]
     columns.extend(inodes)
-    columns.extend([st.st_size for st in stats])
-    columns.extend([st.st_mtime_ns for st in stats])
-    columns.extend([st.st_ctime_ns for st in stats])
+    for column in range(1, MODE):
+        columns.extend(cells[column::CELLS])
     return columns
 
 
@@ -124,8 +142,8 @@ class Folder:
         if stamps == self._stamps:  # in C, whatever their number
             return set()
         n = len(names)
-        pairs = enumerate(zip(stamps, self._stamps, strict=True))
-        return {cell % n for cell, (now, then) in pairs if now != then}
+        is_other = map(operator.ne, stamps, self._stamps)
+        return {cell % n for cell in compress(count(), is_other)}
 
     @property
     def digests(self) -> bytes:
@@ -138,7 +156,7 @@ class Folder:
             return array("i", [-1]) * n, array("q", [0]) * n
         return self._object_of, self._offsets
 
-    def find(self, name: str, device: int, stamp: tuple[int, int, int, int]) -> Known | None:
+    def find(self, name: str, device: int, stamp: Stamp) -> Known | None:
         if self._rows is None:
             self._rows = {known: row for row, known in enumerate(self._columns.names)}
         row = self._rows.get(name)
@@ -146,7 +164,7 @@ class Folder:
             return None
         return self._known(row)
 
-    def digest(self, name: str, device: int, stamp: tuple[int, int, int, int]) -> bytes | None:
+    def digest(self, name: str, device: int, stamp: Stamp) -> bytes | None:
         known = self.find(name, device, stamp)
         return None if known is None else known.digest
 
@@ -169,8 +187,10 @@ class Folder:
 def packed(device: int, files: Sequence[Known], realm: str = "") -> bytes:
     """A folder's files, sorted by name, as its blob."""
     stamps = array("q")
-    for column in range(4):
-        stamps.extend([known.stamp[column] for known in files])
+    stamps.extend([known.stamp.inode for known in files])
+    stamps.extend([known.stamp.size for known in files])
+    stamps.extend([known.stamp.mtime_ns for known in files])
+    stamps.extend([known.stamp.ctime_ns for known in files])
     object_ids = list(dict.fromkeys(known.object_id for known in files if known.object_id))
     index_of = {object_id: index for index, object_id in enumerate(object_ids)}
     return packed_columns(

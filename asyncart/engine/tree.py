@@ -6,8 +6,9 @@ a time. What a block or the footer says is proven by the digest that the catalog
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -16,9 +17,10 @@ from blake3 import blake3
 
 from ..errors import Corrupt, NotFound
 from ..model import Entry, ManifestLocation, object_key
-from ..stores.protocol import Store, forget_cached
+from ..stores.protocol import Store
+from .fetch import is_right_at_last
 from .index import Index
-from .manifest import BlockInfo, Footer, ManifestWriter, decode_block
+from .manifest import BlockInfo, ContentDigest, Footer, ManifestWriter, decode_block
 from .objects import ObjectWriter
 from .records import PlainFiles
 from .tasks import Threads, task_group
@@ -49,12 +51,46 @@ async def write_manifest(
                 finished += encoder.append(piece)
         return (finished, False) if some else ([encoder.finish()], True)
 
+    object_id = await _store_encoded(store, index, partial(threads.run, step))
+    return encoder.location(object_id), encoder
+
+
+async def rewrite_manifest(
+    store: Store,
+    index: Index,
+    threads: Threads,
+    steps: AsyncIterator[list[Entry]],
+    change: Callable[[list[Entry]], list[Entry]],
+) -> tuple[ManifestLocation, ManifestWriter, bytes]:
+    """The same for entries that are read while they are written, each list changed on the way; with the
+    digest of the version that the new manifest describes."""
+    encoder, content = ManifestWriter(), ContentDigest()
+
+    def encode(entries: list[Entry]) -> list[bytes]:
+        changed = change(entries)
+        content.update_many([e.path for e in changed], [e.digest for e in changed])
+        return encoder.append(changed)
+
+    async def step() -> tuple[list[bytes], bool]:
+        entries = await anext(steps, None)
+        if entries is None:
+            return [await threads.run(encoder.finish)], True
+        return await threads.run(encode, entries), False
+
+    object_id = await _store_encoded(store, index, step)
+    return encoder.location(object_id), encoder, content.digest()
+
+
+async def _store_encoded(
+    store: Store, index: Index, step: Callable[[], Awaitable[tuple[list[bytes], bool]]]
+) -> str:
+    """Write what the steps give, until one says that it was the last; the object's id."""
     async with task_group() as group:
         writer = ObjectWriter(store, index, group)
         try:
             is_last = False
             while not is_last:
-                pieces, is_last = await threads.run(step)
+                pieces, is_last = await step()
                 if pieces:
                     digests = b"".join(blake3(piece).digest() for piece in pieces)
                     await writer.append([memoryview(piece) for piece in pieces], digests, _nothing)
@@ -63,15 +99,22 @@ async def write_manifest(
         except BaseException:
             await writer.abort()
             raise
-    return encoder.location(writer.object_id), encoder
+    return writer.object_id
 
 
 def _nothing() -> None:
     """The pieces are the writer's own: nobody reuses them."""
 
 
+class _Moved(Exception):
+    """The version has another manifest now: begin again there. Nobody outside sees this."""
+
+
 class ManifestReader:
     """The entries of one version. Blocks that were read last stay decoded for the next look.
+
+    Compaction may move a version to another manifest, which says the same, and delete the old one: then
+    `elsewhere` tells where it is now, and reading goes on there. It raises NotFound for a deleted version.
 
     When the manifest is wrong or gone, `damaged` is told the object's id and answers whose it is: the
     Corrupt error that follows begins with that.
@@ -83,15 +126,22 @@ class ManifestReader:
         location: ManifestLocation,
         threads: Threads,
         damaged: Callable[[str], Awaitable[str]],
+        elsewhere: Callable[[], Awaitable[ManifestLocation]] | None = None,
     ) -> None:
         self._store = store
         self._location = location
         self._threads = threads
         self._damaged = damaged
+        self._elsewhere = elsewhere
         self._footer: Footer | None = None
         self._last: tuple[BlockInfo, dict[str, Entry]] | None = None
 
     async def footer(self) -> Footer:
+        while True:
+            with contextlib.suppress(_Moved):
+                return await self._read_footer()
+
+    async def _read_footer(self) -> Footer:
         if self._footer is None:
             where = self._location
             self._footer = await self._decoded(
@@ -101,6 +151,11 @@ class ManifestReader:
 
     async def find(self, path: str) -> Entry | None:
         """The entry of that path, or None."""
+        while True:
+            with contextlib.suppress(_Moved):
+                return await self._find(path)
+
+    async def _find(self, path: str) -> Entry | None:
         block = (await self.footer()).find(path)
         if block is None:
             return None
@@ -112,29 +167,58 @@ class ManifestReader:
 
     async def steps(self, prefix: str = "") -> AsyncIterator[list[Entry]]:
         """All entries whose path starts with the prefix, in order, some thousands at a time."""
-        for blocks in _neighbours((await self.footer()).blocks(prefix)):
+        last = ""
+        while True:
+            with contextlib.suppress(_Moved):
+                # Closed with the outer one, and not a turn of the loop later.
+                async with contextlib.aclosing(self._steps(prefix, last)) as steps:
+                    async for entries in steps:
+                        last = entries[-1].path
+                        yield entries
+                return
+
+    async def _steps(self, prefix: str, after: str) -> AsyncGenerator[list[Entry], None]:
+        wanted = [
+            block
+            for block in (await self.footer()).blocks(prefix)
+            if block.end_path is None or block.end_path > after
+        ]
+        for blocks in _neighbours(wanted):
             length = sum(block.length for block in blocks)
             entries = await self._decoded(blocks[0].offset, length, partial(_decode, blocks))
             if prefix:
                 entries = [entry for entry in entries if entry.path.startswith(prefix)]
+            if after:
+                entries = [entry for entry in entries if entry.path > after]
             if entries:
                 yield entries
 
     async def _decoded(self, offset: int, length: int, decode: Callable[[memoryview], T]) -> T:
         """What these bytes say; `decode` raises Corrupt for wrong ones."""
-        async with self._told():
+        found: list[T] = []
+        wrong: list[Corrupt] = []
+
+        async def attempt() -> bool:
+            data = await self._read(offset, length)
             try:
-                return await self._threads.run(decode, await self._read(offset, length))
-            except Corrupt:
-                if not await forget_cached(self._store, object_key(self._location.object_id)):
-                    raise
-            return await self._threads.run(decode, await self._read(offset, length))
+                found.append(await self._threads.run(decode, data))
+            except Corrupt as error:
+                wrong.append(error)
+            return bool(found)
+
+        async with self._told():
+            if not await is_right_at_last(self._store, self._location.object_id, attempt):
+                raise wrong[-1]
+        return found[0]
 
     @asynccontextmanager
     async def _told(self) -> AsyncIterator[None]:
         try:
             yield
         except (NotFound, Corrupt) as error:
+            if self._elsewhere is not None and (now := await self._elsewhere()) != self._location:
+                self._location, self._footer, self._last = now, None, None
+                raise _Moved from error
             whose = await self._damaged(self._location.object_id)
             raise Corrupt(
                 f"{whose}: its list of files is damaged ({error}); log the same content again to heal it"

@@ -27,12 +27,16 @@ from .chunking import merge_extents, select_runs
 from .index import Index
 from .listing import IMMUTABLE, Listing
 from .objects import ABORT_S, ObjectWriter, Shared
-from .reading import Block, Changed, LargeFile, LinkedFile, Moved, changed, read_batch, stat_file
+from .reading import Batch, Block, Changed, LargeFile, LinkedFile, changed, read_batch, stat_file
 from .statcache import Stamp
 from .tally import Tally
 from .tasks import Threads, task_group
 
 ASK_DIGESTS = 4096  # per question to the catalog
+# Threads that read small files at once, while none of these has to wait for a disk. More of them only fight
+# for the interpreter's lock: 100,000 files of 10 KB, 2 cores: 1 thread 2.5 s, 2 threads 2.6 s, 3 threads 2.9 s,
+# 4 threads 3.2 s, with 0.6 s more CPU and 65 MB more memory than one. The second one is for idle cores.
+WARM_READERS = 2
 BLOCKS_IN_FLIGHT = 3  # of one large file: one read, one hashed, one sent
 WORKER_BYTES = (
     BLOCKS_IN_FLIGHT * plan.BLOCK_BYTES + plan.BATCH_BYTES
@@ -57,6 +61,7 @@ class Uploader:
         self._followers: list[tuple[int, int]] = []
         self._unfinished: set[str] = set()  # large objects on their way
         self._deferred: list[Content] = []  # contents that point into those of other files
+        self._readers = anyio.CapacityLimiter(WARM_READERS)
         self._unlinkable: set[int] = set()  # devices whose files the store could not link
 
     async def place_known(self, listing: Listing) -> list[int]:
@@ -73,13 +78,13 @@ class Uploader:
                     listing.place_content(row, content)
                     deduplicated += content.size
             self._tally.add(0, 0, deduplicated, 0)
-        return listing.unplaced()
+        return listing.unplaced() if rows else rows
 
     async def store(self, listing: Listing, rows: Sequence[int]) -> None:
         """Read these rows; store what is not stored yet."""
         listing.begin_placement()
         workers = max(1, min(self._threads.count, self._budget.limit_bytes // WORKER_BYTES))
-        jobs = _jobs(listing, rows, workers)
+        jobs = await self._threads.run(_jobs, listing, rows, workers)
         async with task_group() as group:
             for _ in range(workers):
                 group.start_soon(self._work, listing, jobs)
@@ -100,42 +105,54 @@ class Uploader:
                     else:
                         for batch in job:
                             await self._store_batch(listing, batch, pack)
+                        if self._store.part_bytes > 1:
+                            # What is in a pack depends on the files then, and not on which worker was
+                            # faster: the next attempt makes the same one, and continues it.
+                            await pack.seal()
                 await pack.seal()
             except BaseException:
                 await pack.abort()
                 raise
 
-    async def lease(self, nbytes: int, let_go: Callable[[], None]) -> Lease:
+    async def lease(self, nbytes: int, let_go: LetGo) -> Lease:
         """A buffer; `let_go` is called before it is waited for: nobody waits with full hands."""
         lease = self._budget.try_take(nbytes)
         if lease is None:
-            let_go()
+            await let_go()
             lease = await self._budget.take(nbytes)
         return lease
 
     # small files
 
-    async def _store_batch(self, listing: Listing, batch: Sequence[int], pack: _Pack) -> None:
-        starts = list(itertools.accumulate((listing.sizes[row] for row in batch), initial=0))
-        total = starts.pop()
-        lease = await self.lease(max(total, 1), pack.let_go)
+    async def _store_batch(self, listing: Listing, rows: Sequence[int], pack: _Pack) -> None:
+        sizes = [listing.sizes[row] for row in rows]
+        async with self._readers:
+            lease = await self.lease(max(sum(sizes), 1), pack.let_go)
+            try:
+                read = await self._threads.run(read_batch, listing, rows, lease.buffer)
+            except BaseException:
+                lease.release()
+                raise
+        self._readers.total_tokens = self._threads.count if read.is_cold else WARM_READERS
         try:
-            moved = await self._threads.run(read_batch, listing, batch, lease.buffer)
-            files = _Batch(listing, batch, starts, lease, moved)
-            written = await pack.append(files, await self._missing(listing, files), lease.release)
+            batch = _Batch(listing, rows, sizes, lease, read)
+            missing = await self._missing(listing, batch)
+            written = await pack.append(batch, missing, lease.release)
         except BaseException:
             lease.release()
             raise
-        size = sum(listing.sizes[row] for row in batch)
-        self._tally.add(len(batch), size, size - written, written)
+        self._tally.add(len(rows), batch.total, batch.total - written, written)
 
     async def _missing(self, listing: Listing, batch: _Batch) -> list[int]:
         """Positions in the batch of those files that this worker has to store."""
         mine: dict[bytes, int] = {}
-        for position, (row, digest) in enumerate(zip(batch.rows, batch.digests, strict=True)):
-            if not listing.sizes[row]:
+        claim = self._claimed.setdefault
+        for position, (row, digest, size) in enumerate(
+            zip(batch.rows, batch.digests, batch.sizes, strict=True)
+        ):
+            if not size:
                 continue
-            leader = self._claimed.setdefault(digest, row)
+            leader = claim(digest, row)
             if leader == row:
                 mine[digest] = position
             else:
@@ -199,7 +216,7 @@ class Uploader:
                 file.close()
             after = Stamp.of(await self._threads.run(stat_file, local))
             # A new name changes the ctime, and whoever else logs the same file gives it one, too.
-            if after[:3] != Stamp.of(st)[:3] or after.size != content.size:
+            if not after.has_same_content_as(Stamp.of(st)) or after.size != content.size:
                 raise changed(local)
             stored = (await self._index.stored_contents([content.digest])).get(content.digest)
             is_needed = stored is None
@@ -234,36 +251,39 @@ class _Batch:
         self,
         listing: Listing,
         rows: Sequence[int],
-        starts: Sequence[int],
+        scanned: Sequence[int],
         lease: Lease,
-        moved: Sequence[Moved],
+        read: Batch,
     ) -> None:
+        """`scanned`: the sizes with which the files were laid into the buffer."""
         self.rows = rows
-        self.digests = [listing.digest(row) for row in rows]
-        self._sizes = [listing.sizes[row] for row in rows]
-        self._starts = starts
+        self.digests = read.digests
+        self._starts = list(itertools.accumulate(scanned, initial=0))
         self._buffer = lease.buffer
         self.held_bytes = len(lease.buffer)
-        self._moved = {item.row: item.data for item in moved}
+        self._moved = {item.row: item.data for item in read.moved}
+        self.sizes = [listing.sizes[row] for row in rows] if read.moved else scanned
+        self.total = sum(self.sizes)
 
     def views(self, positions: Sequence[int]) -> list[memoryview]:
         """Their bytes, in the order of `laid_out`."""
+        if len(positions) == len(self.rows) and not self._moved:
+            return [self._buffer[: self.total]]
         spans = _Spans()
         apart = []
         for position in positions:
             data = self._moved.get(self.rows[position])
             if data is None:
-                spans.add(self._starts[position], self._sizes[position])
+                spans.add(self._starts[position], self.sizes[position])
             else:
                 apart.append(memoryview(data))
         return spans.views(self._buffer) + apart
 
-    def laid_out(self, positions: Sequence[int]) -> list[int]:
+    def laid_out(self, positions: Sequence[int]) -> Sequence[int]:
         """The positions in the order of their bytes: files that moved come last."""
+        if not self._moved:
+            return positions
         return sorted(positions, key=lambda position: self.rows[position] in self._moved)
-
-    def size(self, position: int) -> int:
-        return self._sizes[position]
 
 
 class _Pack:
@@ -274,47 +294,54 @@ class _Pack:
         self._listing = listing
         self._group = group
         self._writer: ObjectWriter | None = None
-        self._contents: list[Content] = []
+        # columns of the files in it, in order
+        self._digests: list[bytes] = []
+        self._sizes: list[int] = []
 
     async def append(
         self, batch: _Batch, positions: Sequence[int], done: Callable[[], None]
     ) -> int:
         """Store these files of the batch; returns how many bytes that were. `done` is called once the
         batch's buffer may be reused."""
-        nbytes = sum(batch.size(p) for p in positions)
-        if self._writer is not None and self._writer.size + nbytes > plan.PACK_BYTES:
-            await self.seal()
         if not positions:
             done()
             return 0
-        if self._writer is None:
-            self._writer = ObjectWriter(self._uploader._store, self._uploader._index, self._group)
         positions = batch.laid_out(positions)
-        digests = b"".join(batch.digests[position] for position in positions)
+        digests = [batch.digests[position] for position in positions]
+        sizes = [batch.sizes[position] for position in positions]
+        nbytes = sum(sizes)
+        if self._writer is not None and self._writer.size + nbytes > plan.PACK_BYTES:
+            await self.seal()
+        if self._writer is None:
+            uploader = self._uploader
+            self._writer = ObjectWriter(
+                uploader._store, uploader._index, self._group, budget=uploader._budget
+            )
         offset = await self._writer.append(
-            batch.views(positions), digests, done, batch.held_bytes
+            batch.views(positions), b"".join(digests), done, batch.held_bytes
         )
-        object_id = self._writer.object_id
-        for position in positions:
-            row, size = batch.rows[position], batch.size(position)
-            self._listing.place(row, object_id, offset)
-            extent = Extent(object_id, offset, size)
-            self._contents.append(Content(batch.digests[position], size, (extent,)))
-            offset += size
+        self._listing.place_run(
+            [batch.rows[position] for position in positions],
+            self._writer.object_id,
+            list(itertools.accumulate(sizes[:-1], initial=offset)),
+        )
+        self._digests += digests
+        self._sizes += sizes
         return nbytes
 
-    def let_go(self) -> None:
-        if self._writer is not None:
-            self._writer.let_go()
+    async def let_go(self) -> None:
+        if self._writer is not None and not await self._writer.let_go():
+            await self.seal()
 
     async def seal(self) -> None:
-        writer, contents = self._writer, self._contents
+        writer = self._writer
         if writer is None:
             return
         await writer.finish()
+        contents = side_by_side(writer.object_id, self._digests, self._sizes)
         await self._uploader._index.add_stored([(writer.object_id, writer.size, ())], contents)
-        self._uploader.release_claims([content.digest for content in contents])
-        self._writer, self._contents = None, []
+        self._uploader.release_claims(self._digests)
+        self._writer, self._digests, self._sizes = None, [], []
 
     async def abort(self) -> None:
         if self._writer is not None:
@@ -324,6 +351,7 @@ class _Pack:
 # What is done with a block, its buffer, and what to call once that may be reused; returns how many bytes
 # of it were stored.
 Take = Callable[[Block, memoryview, Callable[[], None]], Awaitable[int]]
+LetGo = Callable[[], Awaitable[None]]  # give back every buffer that waits for more of its kind
 
 
 class _Large:
@@ -334,7 +362,8 @@ class _Large:
         self._file = file
         self._chunks: list[Chunk] = []
         self._extents: list[Extent] = []
-        self._written: list[tuple[Chunk, int]] = []
+        self._objects: list[tuple[str, int, list[tuple[Chunk, int]]]] = []  # finished ones
+        self._written: list[tuple[Chunk, int]] = []  # to the open one
         self._in_order = anyio.Lock()
         self._slots = anyio.Semaphore(BLOCKS_IN_FLIGHT)
         self._after_stored_run = False
@@ -342,28 +371,48 @@ class _Large:
     async def run(self) -> Content:
         uploader, file = self._uploader, self._file
         async with task_group() as group:
-            writer = ObjectWriter(
-                uploader._store, uploader._index, group, size_hint=file.stamp.size
-            )
+            self._writer = self._new_writer(group)
             try:
-                digest = await self._read(partial(self._write_missing, writer), writer.let_go)
-                if writer.size:
-                    await writer.finish()
+                digest = await self._read(self._write_missing, partial(self._let_go, group))
+                await self._finish_object()
                 content = Content(
                     digest, file.stamp.size, merge_extents(self._extents), tuple(self._chunks)
                 )
-                objects = [(writer.object_id, writer.size, self._written)] if writer.size else []
-                await uploader.add_content(objects, content)
+                await uploader.add_content(self._objects, content)
             except BaseException:
-                await writer.abort()
+                await self._writer.abort()
                 raise
             finally:
-                for chunk, _ in self._written:
-                    uploader._chunks.pop(chunk.digest, None)
+                for written in (self._written, *(placed for _, _, placed in self._objects)):
+                    for chunk, _ in written:
+                        uploader._chunks.pop(chunk.digest, None)
         uploader._tally.add(1, 0, 0, 0)
         return content
 
-    async def _read(self, take: Take, let_go: Callable[[], None]) -> bytes:
+    def _new_writer(self, group: anyio.abc.TaskGroup) -> ObjectWriter:
+        uploader = self._uploader
+        return ObjectWriter(
+            uploader._store,
+            uploader._index,
+            group,
+            size_hint=self._file.stamp.size,
+            budget=uploader._budget,
+        )
+
+    async def _let_go(self, group: anyio.abc.TaskGroup) -> None:
+        """What is too little for a part is finished as an object: the rest of the file begins another."""
+        if not await self._writer.let_go():
+            await self._finish_object()
+            self._writer = self._new_writer(group)
+
+    async def _finish_object(self) -> None:
+        writer = self._writer
+        if writer.size:
+            await writer.finish()
+            self._objects.append((writer.object_id, writer.size, self._written))
+            self._written = []
+
+    async def _read(self, take: Take, let_go: LetGo) -> bytes:
         """Hand every block to `take`; the digest of them all."""
         async with task_group() as hashing:
             is_last = False
@@ -371,9 +420,7 @@ class _Large:
                 is_last = await self._step(take, let_go, hashing)
         return await self._uploader._threads.run(self._file.finish)
 
-    async def _step(
-        self, take: Take, let_go: Callable[[], None], hashing: anyio.abc.TaskGroup
-    ) -> bool:
+    async def _step(self, take: Take, let_go: LetGo, hashing: anyio.abc.TaskGroup) -> bool:
         uploader = self._uploader
         await self._slots.acquire()
         lease = await uploader.lease(plan.BLOCK_BYTES, let_go)
@@ -403,9 +450,10 @@ class _Large:
         self._slots.release()
 
     async def _write_missing(
-        self, writer: ObjectWriter, block: Block, buffer: memoryview, done: Callable[[], None]
+        self, block: Block, buffer: memoryview, done: Callable[[], None]
     ) -> int:
         """Point to the chunks that are worth it, write the others; returns how many bytes those were."""
+        writer = self._writer
         claimed = self._uploader._chunks
         asked = [digest for digest in block.digests if digest not in claimed]
         stored = await self._uploader._index.stored_chunks(asked)
@@ -467,7 +515,7 @@ class _Linked:
         return 0
 
 
-def _holds_nothing() -> None:
+async def _holds_nothing() -> None:
     """Nothing of a file that is only hashed waits to be sent."""
 
 
@@ -487,13 +535,22 @@ class _Spans:
         return [buffer[start:stop] for start, stop in self._spans]
 
 
+def side_by_side(object_id: str, digests: Sequence[bytes], sizes: Sequence[int]) -> list[Content]:
+    """The contents that fill an object from its first byte on. All in C: 0.2 us each, in a loop 0.9."""
+    extents = map(
+        Extent, itertools.repeat(object_id), itertools.accumulate(sizes, initial=0), sizes
+    )
+    return list(map(Content, digests, sizes, zip(extents)))
+
+
 def _jobs(listing: Listing, rows: Sequence[int], workers: int) -> Iterator[Job]:
     """Large files first (the longest work), then small ones in path order."""
-    large = [row for row in rows if plan.is_large(listing.sizes[row])]
-    large.sort(key=listing.sizes.__getitem__, reverse=True)
-    small = [row for row in rows if not plan.is_large(listing.sizes[row])]
-    batched = list(plan.batches(small, listing.sizes))
-    return iter([*large, *plan.groups(batched, workers)])
+    sizes = listing.sizes
+    large, small = plan.by_kind(rows, sizes)
+    large.sort(key=sizes.__getitem__, reverse=True)
+    batched = list(plan.batches(small, sizes))
+    batch_bytes = sum([sizes[row] for row in small]) // max(1, len(batched))
+    return iter([*large, *plan.groups(batched, workers, batch_bytes)])
 
 
 def _place_like(listing: Listing, row: int, leader: int) -> None:

@@ -126,6 +126,13 @@ class Budget:
             memory = None if self._waiters else self._grant(size)
         return None if memory is None else Lease(self, memory, nbytes)
 
+    def grow(self, limit_bytes: int) -> None:
+        """Raise the limit to this, if it is lower, and grant what fits now. It never shrinks."""
+        with self._lock:
+            if limit_bytes > self.limit_bytes:
+                self.limit_bytes = limit_bytes
+                self._serve()
+
     def trim(self) -> None:
         """Return the buffers that nobody uses to the system."""
         with self._lock:
@@ -214,12 +221,17 @@ _process_lock = threading.Lock()
 
 
 def process_budget(limit_bytes: int = DEFAULT_BYTES) -> Budget:
-    """The budget that everything in this process shares; the first caller sets the limit."""
+    """The budget that everything in this process shares: as large as the most that was asked for so far.
+
+    Not the sum: two runs with the default limit use that limit together. Not the least either: a transfer
+    under way counts on the limit that it was planned for.
+    """
     global _process
     with _process_lock:
         # a forked child has neither its parent's waiters nor a use for its lock's state
         if _process is None or _process[0] != os.getpid():
             _process = (os.getpid(), Budget(limit_bytes))
+        _process[1].grow(limit_bytes)
         return _process[1]
 
 

@@ -31,6 +31,7 @@ from asyncart.errors import (
     Conflict,
     Corrupt,
     Denied,
+    Full,
     NotFound,
     TransferError,
     Unavailable,
@@ -302,6 +303,8 @@ def public_error(doing: str, what: str, error: AttemptError, history: History) -
         return Denied(f"{failed}; check the credentials, their rights and this machine's clock")
     if status in (409, 412):
         return Conflict(f"{failed}; somebody else writes the same object: run it again")
+    if status == 507:
+        return Full(f"{failed}; the store's disk is full: its administrator has to make room")
     if status == 416:
         return Corrupt(f"{what}: shorter than the range asked for ({error.detail})")
     return TransferError(f"{failed}; the store does not accept the request", [error])

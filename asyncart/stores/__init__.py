@@ -16,13 +16,14 @@ from asyncart.threads import run_blocking
 if TYPE_CHECKING:
     from .protocol import Store
 
-KINDS = "a folder, file:///folder, s3://bucket/prefix or memory://"
+KINDS = "a folder, file:///folder, s3://bucket/prefix, memory:// or the URL of a server"
 
 
 async def open_store(url: str, **options: Any) -> Store:
     """The store behind a URL or a path; `options` go to the store's own constructor.
 
-    Nothing is created and nobody is asked yet: a store that is not there says so when it is used.
+    Nothing is created, and nobody but a server is asked yet: a store that is not there says so when it is
+    used.
     """
     scheme = _scheme(url)
     if scheme == "":
@@ -39,14 +40,42 @@ async def open_store(url: str, **options: Any) -> Store:
         return MemoryStore(url.partition("://")[2], **options)
     if scheme == "s3":
         return await _open_s3(url, **options)
+    if scheme in ("http", "https"):
+        from .server import ServerStore
+
+        return await ServerStore.open(url, **options)
     raise Invalid(f"{url}: no store is called {scheme!r}; use {KINDS}")
 
 
-async def open_configured(url: str, *, stall_timeout_s: float, limit_rate_bytes: int) -> Store:
-    """The store behind the URL; the limits are for stores on a network. `limit_rate_bytes`: per second, 0 = none."""
+async def open_configured(
+    url: str,
+    *,
+    stall_timeout_s: float,
+    limit_rate_bytes: int,
+    checksum: str | None = None,
+    api_key: str = "",
+    allow_insecure_http: bool = False,
+) -> Store:
+    """The store behind the URL; the limits are for stores on a network. `limit_rate_bytes`: per second, 0 = none.
+
+    `checksum` goes with what is sent there ("CRC64NVME" or "CRC32C"), where the store is known to verify it. `api_key` is for an asyncart server.
+    """
+    if _scheme(url) in ("http", "https"):
+        return await open_store(
+            url,
+            stall_timeout_s=stall_timeout_s,
+            limit_rate_bytes=limit_rate_bytes,
+            api_key=api_key,
+            allow_insecure_http=allow_insecure_http,
+        )
     if _scheme(url) != "s3":
         return await open_store(url)
-    return await open_store(url, stall_timeout_s=stall_timeout_s, limit_rate_bytes=limit_rate_bytes)
+    return await open_store(
+        url,
+        stall_timeout_s=stall_timeout_s,
+        limit_rate_bytes=limit_rate_bytes,
+        checksum=checksum,
+    )
 
 
 async def _open_s3(url: str, **options: Any) -> Store:

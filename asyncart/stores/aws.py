@@ -48,6 +48,8 @@ from asyncart.net.loops import PerLoop
 from asyncart.net.plane import AttemptError, error_code
 from asyncart.net.retry import LONGEST_BACKOFF_S, Sign, Signed, backoff_s, retry_after_s
 
+from .presigned import Presigner
+
 CONNECT_S = 10.0
 READ_S = 60.0  # completing a large multipart upload keeps some stores busy for that long
 ATTEMPTS = 6  # of a control call, with botocore's back-off between them
@@ -234,14 +236,22 @@ class Access:
         return sign
 
     async def presign(self, method: str, key: str, ttl_s: float) -> str:
+        return (await self.presigner()).url(method, key, ttl_s)
+
+    async def presigner(self) -> Presigner:
+        """For many URLs that are signed now."""
         used = await self._connected()
         with _translated(self.url):
             frozen = await used.credentials.get_frozen_credentials()
-        url = used.base_url + quote(key, safe="/-_.~")
-        request = botocore.awsrequest.AWSRequest(method=method, url=url)
-        request.context[SKEW] = self.skew_s
-        _QueryAuth(frozen, "s3", used.region, expires=max(1, int(ttl_s))).add_auth(request)
-        return str(request.prepare().url)
+        now = our_clock() + timedelta(seconds=self.skew_s)
+        return Presigner(
+            used.base_url,
+            used.region,
+            frozen.access_key,
+            frozen.secret_key,
+            frozen.token,
+            now,
+        )
 
     def has_moved(self, error: AsyncartError) -> bool:
         """Whether the store said that the bucket lives in another region: then repeat the request."""
@@ -371,10 +381,6 @@ class _CorrectedClock:
 
 class _Auth(_CorrectedClock, botocore.auth.S3SigV4Auth):  # type: ignore[misc]
     """For control calls."""
-
-
-class _QueryAuth(_CorrectedClock, botocore.auth.S3SigV4QueryAuth):  # type: ignore[misc]
-    """For presigned URLs."""
 
 
 class _UnsignedPayloadAuth(_Auth):

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from asyncart import threads
-from asyncart.errors import AsyncartError, Denied, NotFound, Unavailable
+from asyncart.errors import AsyncartError, Denied, Full, NotFound, Unavailable
 
 # The step between two looks at a cancellation, and the unit of early write-back. On ext4, 12 files of
 # 64 MiB in 8 threads: 0.24 s with early write-back, 0.28 s without, 0.30-0.35 s with an fdatasync or
@@ -135,11 +135,11 @@ def translate(error: OSError, what: str, path: str, needs: int = 0) -> AsyncartE
     return Unavailable(f"{what}: {error.strerror or error} ({path})")
 
 
-def disk_full(what: str, path: str, needs: int) -> Unavailable:
+def disk_full(what: str, path: str, needs: int) -> Full:
     """The disk, or the user's quota on it, has no room for `needs` bytes."""
     mount = mount_point(path)
     free = shutil.disk_usage(mount).free
-    return Unavailable(
+    return Full(
         f"{what}: disk full: needs {size_text(needs)}, has {size_text(free)} free on {mount}; "
         "free space and log again: nothing is lost"
     )

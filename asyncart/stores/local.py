@@ -404,9 +404,11 @@ class LocalUpload:
                 raise
 
     def _check_whole(self, size: int, end: int) -> None:
-        """Parts of an earlier process are unknown here: then only the end of the file speaks."""
-        held = end
-        if not self._is_resumed:
+        """Parts of an earlier process are unknown here: then only the ends of the file and of ours speak."""
+        if self._is_resumed:
+            ours = max((offset + length for offset, length in self._parts.values()), default=0)
+            held = min(end, max(ours, size))
+        else:
             held = 0
             for offset, length in sorted(self._parts.values()):
                 if offset != held:

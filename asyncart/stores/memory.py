@@ -62,7 +62,10 @@ class MemoryStore:
     async def resume_upload(self, key: str, token: str) -> MemoryUpload | None:
         await anyio.lowlevel.checkpoint()
         upload = self.uploads.get(token)
-        return upload if upload is not None and upload.key == key else None
+        if upload is None or upload.key != key:
+            return None
+        upload._found = set(upload._parts)
+        return upload
 
     async def delete(self, keys: Sequence[str]) -> None:
         await anyio.lowlevel.checkpoint()
@@ -92,11 +95,13 @@ class MemoryUpload:
         self.token = token
         self._store = store
         self._parts: dict[int, tuple[int, bytes]] = {}
+        self._found: set[int] = set()  # those that only an earlier attempt sent
 
     async def part(self, index: int, offset: int, buffers: Sequence[memoryview]) -> None:
         await anyio.lowlevel.checkpoint()
         if self.token not in self._store.uploads:
             raise NotFound(f"{self.key}: this upload is over; begin a new one")
+        self._found.discard(index)
         self._parts[index] = offset, b"".join(buffers)
 
     async def complete(self, size: int) -> None:
@@ -115,6 +120,8 @@ class MemoryUpload:
         self._store.uploads.pop(self.token, None)
 
     def _joined(self, size: int) -> bytes:
+        for index in [index for index in self._found if self._parts[index][0] >= size]:
+            del self._parts[index]
         parts = [self._parts[index] for index in sorted(self._parts)]
         held = 0
         for number, (offset, data) in enumerate(parts):

@@ -1,8 +1,9 @@
 """What a bucket's server really does: asked once, recorded by the caller, never depended on.
 
 Stores that speak S3 differ in what they verify, honour and list. `probe` tries it out with a few tiny
-objects below `probe/`, which it removes again. The answers choose comfort (send checksums?) and let
-`doctor` explain a store; the catalog decides what exists, whatever the store does with conditions.
+objects below `probe/`, which it removes again. The answers let `doctor` explain a store; one of them, which
+checksum to send, is asked by itself before the first upload (`verified_checksum`), because it is worth
+something. The catalog decides what exists, whatever the store does with conditions.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ from collections.abc import Mapping
 import anyio
 import msgspec
 
-from asyncart.errors import AsyncartError, Conflict, Denied, Invalid, TransferError, Unavailable
+from asyncart.errors import (
+    AsyncartError,
+    Conflict,
+    Denied,
+    Invalid,
+    NotFound,
+    TransferError,
+    Unavailable,
+)
 from asyncart.net.plane import AttemptError
 
 from . import aws, checksums
-from .s3 import CLEANUP_S, S3Store
+from .s3 import CLEANUP_S, S3Store, S3Upload
 
 BODY = b"123456789"
 CHECKSUMS = {
@@ -43,9 +52,9 @@ async def probe(store: S3Store) -> StoreFacts:
     """Try it out. Raises what any other use would raise: Denied, Unavailable..."""
     folder = f"probe/{os.urandom(8).hex()}/"
     try:
-        await store.write(folder + "plain", [memoryview(BODY)])
+        await store.put(folder + "plain", [memoryview(BODY)], {})
         return StoreFacts(
-            checksum=await _verified_checksum(store, folder),
+            checksum=await verified_checksum(store, folder + "checksum"),
             honours_if_none_match=await _honours_if_none_match(store, folder + "plain"),
             refuses_expired_urls=await _refuses_expired_urls(store, folder + "plain"),
             refuses_small_parts=await _refuses_small_parts(store, folder + "parts"),
@@ -58,16 +67,59 @@ async def probe(store: S3Store) -> StoreFacts:
             await store.delete([item.key for item in page.objects])
 
 
-async def _verified_checksum(store: S3Store, folder: str) -> str | None:
-    """The first one that is accepted when right and refused when wrong."""
+async def verified_checksum(store: S3Store, key: str) -> str | None:
+    """The checksum that is refused when wrong and accepted when right, in one piece and in parts.
+
+    Five tiny requests where the store verifies the first one, two where it ignores both. They are all of
+    this key; removing what it holds then is the caller's business. Raises what any other use would raise.
+    """
     for algorithm, value in CHECKSUMS.items():
         name = checksums.header_name(algorithm)
         right = {name: checksums.encoded(value, algorithm)}
         wrong = {name: checksums.encoded(value ^ 1, algorithm)}
-        is_taken = await _is_taken(store, folder + algorithm, right)
-        if is_taken and not await _is_taken(store, folder + algorithm, wrong):
+        if (
+            not await _takes_checksum(store, key, wrong)
+            and await _takes_checksum(store, key, right)
+            and await _takes_in_parts(store, key, algorithm)
+        ):
             return algorithm
     return None
+
+
+async def _takes_checksum(store: S3Store, key: str, header: Mapping[str, str]) -> bool:
+    try:
+        return await _is_taken(store, key, header)
+    except Denied:
+        # Some say so of any header that they do not know. If we may not write at all, that is raised.
+        await store.put(key, [memoryview(BODY)], {})
+        return False
+
+
+async def _takes_in_parts(store: S3Store, key: str, algorithm: str) -> bool:
+    """Whether a multipart upload with this checksum comes to a good end."""
+    upload: S3Upload | None = None
+    is_complete = False
+    try:
+        upload = await store.begin_with(key, algorithm)
+        await upload.part(0, 0, [memoryview(BODY)])
+        await upload.complete(len(BODY))
+        is_complete = True
+    except AsyncartError as error:
+        if not _is_refusal(error):
+            raise
+    finally:
+        if upload is not None and not is_complete:
+            with anyio.CancelScope(shield=True):
+                await upload.abort()
+    return is_complete
+
+
+def _is_refusal(error: AsyncartError) -> bool:
+    """Whether the store says no, and not that something is wrong just now. It may lack the call (501)."""
+    if isinstance(error, Unavailable):
+        refusal = aws.Refusal.of(error.__cause__)
+        return refusal is not None and refusal.status == 501
+    return isinstance(error, Conflict | Denied | Invalid | NotFound | TransferError)
 
 
 async def _honours_if_none_match(store: S3Store, key: str) -> bool:
@@ -76,14 +128,11 @@ async def _honours_if_none_match(store: S3Store, key: str) -> bool:
 
 
 async def _is_taken(store: S3Store, key: str, headers: Mapping[str, str]) -> bool:
-    """Whether the store takes a PUT with these headers; not having them at all (501) is a no."""
+    """Whether the store takes a PUT with these headers."""
     try:
-        await store.put(key, [memoryview(BODY)], headers)
-    except (Conflict, Invalid, TransferError):
-        return False
-    except Unavailable as error:
-        refusal = aws.Refusal.of(error.__cause__)
-        if refusal is None or refusal.status != 501:
+        await store.put(key, [memoryview(BODY)], headers, repeats=0)
+    except AsyncartError as error:
+        if isinstance(error, Denied) or not _is_refusal(error):
             raise
         return False
     return True

@@ -41,7 +41,10 @@ class Upload(Protocol):
         """Store the concatenated buffers at `offset`; when it returns they may be reused."""
 
     async def complete(self, size: int) -> None:
-        """Make the object visible and durable. `size` is the sum of all parts, in bytes."""
+        """Make the object visible and durable. `size` is the sum of all parts, in bytes.
+
+        Of a resumed upload, parts that only the earlier attempt sent are left out where they lie behind it.
+        """
 
     async def abort(self) -> None:
         """Forget it and free its space. Never raises for an upload that is gone already."""
@@ -104,5 +107,15 @@ class Caching(Protocol):
 
 
 async def forget_cached(store: Store, key: str) -> bool:
-    """What to do with wrong bytes first. True: read them again, the copy is gone that was to blame."""
+    """Drop the copy, if there is one. True: the wrong bytes may have come from it."""
     return isinstance(store, Caching) and await store.forget_cached(key)
+
+
+async def is_worth_rereading(store: Store, key: str, reads: int) -> bool:
+    """Whether to ask for bytes once more that were wrong `reads` times. A cached copy is dropped first.
+
+    Twice from a remote store, because a bit may flip on the way; and once more where a cached copy may
+    have been to blame. What a local store holds does not get better.
+    """
+    was_copy = await forget_cached(store, key)
+    return reads < (1 if store.is_local else 2) + was_copy

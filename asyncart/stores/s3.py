@@ -7,7 +7,8 @@ store has are asked of the store: one whose ETag is the MD5 of the bytes is not 
 else depends on that. `complete` may be repeated after a lost answer.
 
 Refused: conditions, versions, ETags as checksums: stores differ in all of them. Where the store is known
-to verify checksums (see `probe`), they are sent as well; correctness never depends on it.
+to verify checksums (see `probe`), they are sent as well; correctness never depends on it. Whoever opens
+the store may leave the question open until something is sent (`find_checksum`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from asyncart.net.stream_plane import StreamPlane
 from asyncart.threads import run_blocking
 
 from . import aws, checksums
+from .presigned import Presigner
 from .protocol import Listed, Page
 
 PART_BYTES = 8 << 20  # S3 needs >= 5 MiB; 16 uploads of 8 MiB fit into the memory budget
@@ -36,7 +38,7 @@ MAX_PARTS = 10_000
 MAX_OBJECT_BYTES = 5 << 40
 KEYS_PER_CALL = 1000  # of DeleteObjects and of a listing
 CALLS_AT_ONCE = 32  # control calls over many keys
-REPEATS = 2  # of a request that reached the wrong region, or arrived damaged
+REPEATS = 3  # of a request that reached the wrong region, or arrived damaged
 CLEANUP_S = 5.0  # aborting an upload that was cancelled
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -67,6 +69,9 @@ class S3Store:
         self._prefix = prefix
         self.transfer = transfer
         self.checksum = None if checksum is None else checksums.check_algorithm(checksum)
+        # Asked once, before the first upload: which checksum to send from then on. Must not raise.
+        self.find_checksum: Callable[[], Awaitable[str | None]] | None = None
+        self._finding = anyio.Lock()
         self._owns_transfer = owns_transfer
         self._deletes_in_bulk = True
 
@@ -146,14 +151,35 @@ class S3Store:
         return int(total[1]) if total else None
 
     async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
-        await self.put(key, buffers, await _checksum_header(self.checksum, buffers))
+        checksum = await self.sent_checksum()
+        await self.put(key, buffers, await _checksum_header(checksum, buffers))
+
+    async def sent_checksum(self) -> str | None:
+        """The algorithm of the checksums that go with what is sent; found out now if it has to be."""
+        if self.find_checksum is not None:
+            async with self._finding:
+                if self.find_checksum is not None:
+                    self.checksum = await self.find_checksum()
+                    self.find_checksum = None
+        return self.checksum
 
     async def put(
-        self, key: str, buffers: Sequence[memoryview], headers: aws.Headers, query: str = ""
+        self,
+        key: str,
+        buffers: Sequence[memoryview],
+        headers: aws.Headers,
+        query: str = "",
+        *,
+        repeats: int = REPEATS,
     ) -> ResponseHead:
-        """One PUT, of an object or of a part, with headers of the caller's choice (`probe` has some)."""
+        """One PUT, of an object or of a part, with headers of the caller's choice (`probe` has some).
+
+        `repeats`: of a request whose bytes the store found damaged.
+        """
         sign = self.access.signer("PUT", self._prefix + key, query, headers)
-        return await self._moving(key, lambda what: self.transfer.put(what, sign, buffers))
+        return await self._moving(
+            key, lambda what: self.transfer.put(what, sign, buffers), repeats=repeats
+        )
 
     async def adopt(self, key: str, local_path: str) -> bool:
         return False
@@ -163,9 +189,13 @@ class S3Store:
             raise Invalid(
                 f"{self.name(key)}: {size_hint} bytes are more than S3 keeps in one object"
             )
+        return await self.begin_with(key, await self.sent_checksum())
+
+    async def begin_with(self, key: str, checksum: str | None) -> S3Upload:
+        """`begin_upload`, with parts that bring this checksum."""
         options = {}
-        if self.checksum:
-            options = {"ChecksumAlgorithm": self.checksum, "ChecksumType": "FULL_OBJECT"}
+        if checksum:
+            options = {"ChecksumAlgorithm": checksum, "ChecksumType": "FULL_OBJECT"}
         try:
             answer = await self._call("create_multipart_upload", key, **options)
         except BaseException:
@@ -174,7 +204,7 @@ class S3Store:
             raise
         if answer["ResponseMetadata"].get("RetryAttempts"):
             await self._abort_others(key, answer["UploadId"])  # begun before, the answer got lost
-        return S3Upload(self, key, Token(answer["UploadId"], self.checksum))
+        return S3Upload(self, key, Token(answer["UploadId"], checksum))
 
     async def resume_upload(self, key: str, token: str) -> S3Upload | None:
         """With an empty token: the newest upload of that key, whose id got lost with its process."""
@@ -232,6 +262,14 @@ class S3Store:
             raise Invalid(f"{method}: URLs can be signed for GET, HEAD and PUT")
         return await self.access.presign(method, self._prefix + key, ttl_s)
 
+    async def presigner(self) -> Presigner:
+        """For many URLs that are signed now; it takes full keys."""
+        return await self.access.presigner()
+
+    def full_key(self, key: str) -> str:
+        """As the bucket knows it."""
+        return self._prefix + key
+
     async def aclose(self) -> None:
         if self._owns_transfer:
             await self.transfer.plane.aclose()
@@ -252,17 +290,20 @@ class S3Store:
         move: Callable[[str], Awaitable[ResponseHead]],
         offset: int = 0,
         length: int = 0,
+        repeats: int = REPEATS,
     ) -> ResponseHead:
         """Run a transfer, and again where S3 says, beyond HTTP, that this makes sense."""
         what = self.name(key)
-        repeats = 0
+        moves = REPEATS
         while True:
             try:
                 return await move(what)
             except AsyncartError as error:
-                repeats += 1
-                is_worth_it = self.access.has_moved(error) or aws.is_damaged_in_transit(error)
-                if not is_worth_it or repeats > REPEATS:
+                if moves and self.access.has_moved(error):
+                    moves -= 1
+                elif repeats and aws.is_damaged_in_transit(error):
+                    repeats -= 1
+                else:
                     raise _explained(error, what, offset, length) from error.__cause__
 
     async def _parts(self, key: str, upload_id: str) -> list[Part]:
@@ -376,6 +417,11 @@ class S3Upload:
         self._parts = {part.number: part for part in parts}
         self._found = set(self._parts)  # those that an earlier attempt sent
 
+    @property
+    def parts(self) -> list[Part]:
+        """Those that the store has, in order."""
+        return sorted(self._parts.values())
+
     async def part(self, index: int, offset: int, buffers: Sequence[memoryview]) -> None:
         number = index + 1
         if number > MAX_PARTS:
@@ -394,6 +440,7 @@ class S3Upload:
         self._parts[number] = Part(number, size, etag)
 
     async def complete(self, size: int) -> None:
+        self._leave_out(size)
         parts = whole(self._parts.values(), size)
         if parts is None:
             held = sum(part.size for part in self._parts.values())
@@ -415,6 +462,14 @@ class S3Upload:
             await self._store._abort(self.key, self._id)
         if scope.cancelled_caught:
             raise Unavailable(f"{self._name}: aborting took more than {CLEANUP_S:.0f} s")
+
+    def _leave_out(self, size: int) -> None:
+        """Forget parts at the end that only an earlier attempt sent, whose content was longer."""
+        surplus = sum(part.size for part in self._parts.values()) - size
+        for number in sorted(self._found, reverse=True):
+            if surplus <= 0 or number != max(self._parts):
+                return
+            surplus -= self._parts.pop(number).size
 
     async def _complete(self, parts: list[Part]) -> None:
         named = [{"PartNumber": part.number, "ETag": part.etag} for part in parts]

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ..engine.listing import FROM_CACHE, KNOWN, NOWHERE, Listing
+from ..engine.listing import FROM_CACHE, KNOWN, NOWHERE, Listing, is_run
 from ..engine.statcache import Stamp
 from .wire import Files, Stored
 
@@ -81,7 +81,7 @@ def merge_results(listing: Listing, rows: Sequence[int], stored: Stored) -> None
         for object_id in stored.object_ids
     ]
     renumbered = array("i", [moved_to[o] if o >= 0 else o for o in object_of])
-    if _is_run(rows):
+    if is_run(rows):
         first, stop = rows[0], rows[-1] + 1
         listing.digests[32 * first : 32 * stop] = stored.digests
         listing.flags[first:stop] = listing.flags[first:stop].translate(_AS_READ)
@@ -98,17 +98,12 @@ def merge_results(listing: Listing, rows: Sequence[int], stored: Stored) -> None
 
 
 def _taken(column: Sequence[T], rows: Sequence[int]) -> Sequence[T]:
-    if _is_run(rows):
+    if is_run(rows):
         return column[rows[0] : rows[-1] + 1]
     return [column[row] for row in rows]
 
 
 def _column(column: array[int], rows: Sequence[int]) -> bytes:
-    if _is_run(rows):
+    if is_run(rows):
         return column[rows[0] : rows[-1] + 1].tobytes()
     return array(column.typecode, [column[row] for row in rows]).tobytes()
-
-
-def _is_run(rows: Sequence[int]) -> bool:
-    """Whether ascending rows are consecutive: then columns are sliced, not picked."""
-    return bool(rows) and rows[-1] - rows[0] + 1 == len(rows)

@@ -20,8 +20,10 @@ from ..model import Entry
 # 12; medians of 10 alternating runs; one process, then with two workers): log 4.2 and 4.6 CPU seconds (the
 # caller's process 4.2 and 2.2), download 5.4 and 5.0 (5.4 and 0.85); 40,000 files: log 1.5 and 1.9,
 # download 2.0 and 2.2. In wall time nothing was gained there (log 6.7 and 7.2 s, download 8.0 and 9.0 s, each
-# +-3 s): workers pay where a core is idle, so the threshold is rather too high than too low.
-WORTH_FILES = 100_000
+# +-3 s). Again, beside a machine that is half busy (load 3): 3.3 CPU seconds and 3.4 s by one process, 4.0
+# and 5.4 s by two workers, with twice the memory. Workers pay where several cores are idle, so the threshold
+# is rather too high than too low.
+WORTH_FILES = 200_000
 MAX_WORKERS = 8  # a guess: the disk, or the store, is the limit by then
 UNITS_EACH = 4  # pieces of work per worker: what the slowest one still does at the end is a quarter
 UNIT_FILES = 16_384

@@ -44,9 +44,16 @@ class Crew:
 
 @asynccontextmanager
 async def crew(
-    count: int, settings: Settings, budget: Budget, threads: Threads
+    count: int,
+    settings: Settings,
+    budget: Budget,
+    threads: Threads,
+    checksum: str | None = None,
+    api_key: str = "",
 ) -> AsyncIterator[Crew]:
     """`count` workers that start while the block begins; at its end there is none of them left.
+
+    `checksum` goes with what they send (see `stores.checksums`), `api_key` is for the server, if there is one.
 
     Their memory is leased from this process's budget: a mapping that nobody touches costs nothing, and
     says that the bytes are taken. If other transfers have it, there are no workers: those transfers
@@ -57,13 +64,16 @@ async def crew(
         yield Crew([], None)
         return
     opening = wire.Open(
-        store_url=settings.objects_url,
+        store_url=settings.server or settings.objects_url,
         cache_dir=settings.cache_dir,
         cache_bytes=settings.cache_bytes,
         memory_bytes=shared // count,
         threads=choice.threads_each(threads.count, count),
         stall_timeout_s=settings.stall_timeout_s,
         limit_rate_bytes=-(-settings.limit_rate_bytes // count),
+        checksum=checksum,
+        api_key=api_key,
+        allow_insecure_http=settings.allow_insecure_http,
     )
     lease = await budget.take(shared)
     members = Crew([Worker(opening) for _ in range(count)], lease)

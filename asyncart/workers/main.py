@@ -130,8 +130,8 @@ class RemoteIndex:
     async def register_upload(self, object_id: str, token: str, resume_key: str) -> None:
         await self._ask("register_upload", object_id, token, resume_key)
 
-    async def adopt_upload(self, resume_key: str) -> PendingUpload | None:
-        pending: PendingUpload | None = await self._ask("adopt_upload", resume_key)
+    async def adopt_or_register(self, object_id: str, resume_key: str) -> PendingUpload | None:
+        pending: PendingUpload | None = await self._ask("adopt_or_register", object_id, resume_key)
         return pending
 
     async def note_parts(self, object_id: str, parts: Sequence[UploadPart]) -> None:
@@ -202,6 +202,9 @@ async def _serve(source: BinaryIO, sink: BinaryIO) -> None:
         opening.store_url,
         stall_timeout_s=opening.stall_timeout_s,
         limit_rate_bytes=opening.limit_rate_bytes,
+        checksum=opening.checksum,
+        api_key=opening.api_key,
+        allow_insecure_http=opening.allow_insecure_http,
     )
     store = with_cache(store, opening.cache_dir, opening.cache_bytes)
     line.send(wire.Ready())

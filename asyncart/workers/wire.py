@@ -32,6 +32,12 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     threads: int
     stall_timeout_s: float = 30.0
     limit_rate_bytes: int = 0
+    checksum: str | None = None
+    api_key: str = ""  # of a server; over a private pipe
+    allow_insecure_http: bool = False
+
+    def __repr__(self) -> str:
+        return f"Open({self.store_url!r})"
 
 
 class Files(msgspec.Struct, frozen=True, tag=True):
@@ -163,7 +169,7 @@ VERBS: dict[str, tuple[Any, Any]] = {
     "stored_contents": (tuple[list[bytes]], dict[bytes, Content]),
     "stored_chunks": (tuple[list[bytes]], dict[bytes, Extent]),
     "register_upload": (tuple[str, str, str], None),
-    "adopt_upload": (tuple[str], PendingUpload | None),
+    "adopt_or_register": (tuple[str, str], PendingUpload | None),
     "note_parts": (tuple[str, list[UploadPart]], None),
     "forget_upload": (tuple[str], None),
     "add_stored": (tuple[list[Placed], list[Content]], None),

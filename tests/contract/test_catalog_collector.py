@@ -87,7 +87,7 @@ async def test_a_dry_run_says_what_would_happen_and_does_nothing(catalog, writer
     await writer.end()
     await catalog.delete_version(version.id)
     for _ in range(2):
-        assert await catalog.collect(dry_run=True) == Collected(condemned=2)
+        assert await catalog.collect(dry_run=True) == Collected(condemned=2, condemned_bytes=3)
     assert (await catalog.collect()).condemned == 2
     would = await catalog.collect(dry_run=True)
     assert len(would.deleted_object_ids) == 2

@@ -54,8 +54,8 @@ NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "next"
+down_revision = "REVISION"
 
 
 def upgrade() -> None:
@@ -69,10 +69,13 @@ async def test_an_older_database_waits_for_upgrade(postgres_url, tmp_path, monke
     await catalog.set_fact("k", "v")
     await catalog.aclose()
     migrations = shutil.copytree(schema.MIGRATIONS, tmp_path / "migrations")
-    (migrations / "versions" / "0002_next.py").write_text(NEXT_REVISION)
+    text_of_next = NEXT_REVISION.replace("REVISION", schema.REVISIONS[-1])
+    (migrations / "versions" / "next.py").write_text(text_of_next)
     monkeypatch.setattr(schema, "MIGRATIONS", migrations)
-    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "0002"))
-    with pytest.raises(Unavailable, match=r"older schema 0001.*asyncart\.catalog\.upgrade"):
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "next"))
+    with pytest.raises(
+        Unavailable, match=r"has the older schema [0-9]{4}, next is needed; upgrade it once"
+    ):
         await open_catalog(postgres_url)
     for _ in range(2):
         await upgrade(postgres_url)
@@ -80,7 +83,7 @@ async def test_an_older_database_waits_for_upgrade(postgres_url, tmp_path, monke
     assert await catalog.get_fact("k") == "v"
     await catalog.aclose()
     monkeypatch.undo()
-    with pytest.raises(Invalid, match=r"has schema 0002.*use a newer asyncart"):
+    with pytest.raises(Invalid, match=r"has schema next.*use a newer asyncart"):
         await open_catalog(postgres_url)
 
 

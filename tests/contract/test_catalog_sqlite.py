@@ -159,15 +159,25 @@ async def test_a_wal_database_becomes_one_with_a_rollback_journal(path):
 # the schema and its history
 
 
+def definitions(sql: str) -> list[str]:
+    """What stands between the commas of a CREATE statement's outermost brackets, and around them."""
+    found, depth = [""], 0
+    for letter in sql:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        is_border = (letter == "," and depth == 1) or (letter, depth) in (("(", 1), (")", 0))
+        if is_border:
+            found.append("")
+        else:
+            found[-1] += letter
+    return found
+
+
 def layout(path: Path) -> dict[str, list[str]]:
     """Every table and index with all that defines it, but for spelling."""
     engine = create_engine(f"sqlite:///{path}")
     with engine.connect() as conn:
         rows = conn.execute(text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
-        sql = {
-            name: sorted("".join(each.split()).strip(",") for each in s.splitlines())
-            for name, s in rows
-        }
+        sql = {name: sorted(definitions("".join(s.split()))) for name, s in rows}
         names = inspect(conn).get_table_names()
     engine.dispose()
     assert "versions" in names
@@ -191,8 +201,8 @@ NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "next"
+down_revision = "REVISION"
 
 
 def upgrade() -> None:
@@ -207,9 +217,10 @@ async def test_an_older_file_is_upgraded_when_it_is_opened(path, tmp_path, monke
     await catalog.set_fact("k", "v")
     await catalog.aclose()
     migrations = shutil.copytree(schema.MIGRATIONS, tmp_path / "migrations")
-    (migrations / "versions" / "0002_next.py").write_text(NEXT_REVISION)
+    text_of_next = NEXT_REVISION.replace("REVISION", schema.REVISIONS[-1])
+    (migrations / "versions" / "next.py").write_text(text_of_next)
     monkeypatch.setattr(schema, "MIGRATIONS", migrations)
-    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "0002"))
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "next"))
     for _ in range(2):
         catalog = await open_catalog(str(path))
         assert await catalog.get_fact("k") == "v"
@@ -220,7 +231,7 @@ async def test_an_older_file_is_upgraded_when_it_is_opened(path, tmp_path, monke
         await catalog.aclose()
         await upgrade(str(path))
     monkeypatch.undo()
-    with pytest.raises(Invalid, match=r"has schema 0002.*use a newer asyncart"):
+    with pytest.raises(Invalid, match=r"has schema next.*use a newer asyncart"):
         await open_catalog(str(path))
 
 

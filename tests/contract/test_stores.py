@@ -269,6 +269,23 @@ async def test_an_upload_is_continued_by_its_token(store: Store) -> None:
     assert await read(store, name, 2 * part + 5) == b"".join(pieces)
 
 
+async def test_a_continued_upload_may_end_earlier_than_the_first_attempt(store: Store) -> None:
+    """The content became shorter meanwhile: parts that lie behind its end are no part of the object."""
+    part = max(store.part_bytes, 1000)
+    pieces = [os.urandom(part), os.urandom(7), os.urandom(part)]
+    name = key()
+    first = await store.begin_upload(name)
+    await first.part(0, 0, views(pieces[0]))
+    await first.part(1, part, views(pieces[2]))
+    await first.part(2, 2 * part, views(pieces[2]))
+    second = await store.resume_upload(name, first.token)
+    assert second is not None
+    await second.part(1, part, views(pieces[1]))
+    await second.complete(part + 7)
+    assert await read(store, name, part + 7) == pieces[0] + pieces[1]
+    assert await store.sizes([name]) == {name: part + 7}
+
+
 @pytest.mark.parametrize("token", ["", "nonsense", "../../etc/passwd", ".x.0-1-2.tmp"])
 async def test_a_token_that_nobody_knows_means_begin_anew(store: Store, token: str) -> None:
     assert await store.resume_upload(key(), token) is None

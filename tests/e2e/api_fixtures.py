@@ -27,6 +27,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def two_entities() -> tuple[str, str]:
+    """Whose names a test may use besides the default's; where entities have to be made first, they are."""
+    return "me", "you"
+
+
 def tree(folder: Path, files: dict[str, bytes | str]) -> Path:
     """Write these files below the folder."""
     for path, content in files.items():

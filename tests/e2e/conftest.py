@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from api_fixtures import face, here
+from api_fixtures import face, here, two_entities
 
-__all__ = ["face", "here"]
+__all__ = ["face", "here", "two_entities"]

@@ -7,8 +7,10 @@ A module `test_s3_NAME.py` imports everything of `test_NAME.py` (its tests with 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import botocore.config
@@ -40,3 +42,30 @@ def raw_bucket(server: S3Server) -> Iterator[Any]:
         yield client
     finally:
         client.close()
+
+
+def keys_below(client: Any, url: str) -> set[str]:
+    """The keys of all objects there."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+    return {item["Key"] for page in pages for item in page.get("Contents", ())}
+
+
+def damage_below(
+    client: Any, url: str, others: Collection[str] = ()
+) -> Callable[[Path, bytes, bytes], None]:
+    """What `test_api_reading` calls damage, done to the one object there that is nobody else's."""
+    bucket = url.removeprefix("s3://").partition("/")[0]
+
+    def damage(tmp_path: Path, before: bytes, after: bytes) -> None:
+        shutil.rmtree(tmp_path / "home" / "cache", ignore_errors=True)
+        changed = 0
+        for key in keys_below(client, url).difference(others):
+            where = {"Bucket": bucket, "Key": key}
+            data = client.get_object(**where)["Body"].read()
+            if before in data:
+                client.put_object(**where, Body=data.replace(before, after))
+                changed += 1
+        assert changed == 1
+
+    return damage

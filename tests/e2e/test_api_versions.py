@@ -177,7 +177,7 @@ async def test_old_content_is_the_old_version_again(
         assert again == a
         assert again.version == "v0"
         assert sorted(again.aliases) == ["best", "latest"]
-        assert "local/p/data:v0 unchanged" in caplog.messages
+        assert f"{second.entity}/p/data:v0 unchanged" in caplog.messages
         assert (await got(second.use_artifact("data"))).version == "v0"
         assert (await got(second.use_artifact("data:v1"))).aliases == []
         assert [r.name for r in await got(again.logged_by())] == ["first", "second"]
@@ -268,8 +268,11 @@ async def test_the_digest_of_an_entry_is_what_b3sum_prints(face: Any, here: Path
 # --- how names resolve --------------------------------------------------------------------------
 
 
-async def test_names_resolve_with_project_and_entity_filled_in(face: Any) -> None:
-    async with entered(face.init("p", entity="me")) as run:
+async def test_names_resolve_with_project_and_entity_filled_in(
+    face: Any, two_entities: tuple[str, str]
+) -> None:
+    me, you = two_entities
+    async with entered(face.init("p", entity=me)) as run:
         await log(face, run, "mine", aliases=["best"])
         for name in [
             "data",
@@ -278,17 +281,17 @@ async def test_names_resolve_with_project_and_entity_filled_in(face: Any) -> Non
             "data:best",
             "p/data",
             "p/data:best",
-            "me/p/data:v0",
+            f"{me}/p/data:v0",
         ]:
-            assert (await got(run.use_artifact(name))).qualified_name == "me/p/data:v0"
-    async with entered(face.init("other", entity="me")) as run:
+            assert (await got(run.use_artifact(name))).qualified_name == f"{me}/p/data:v0"
+    async with entered(face.init("other", entity=me)) as run:
         await log(face, run, "others")
         assert await contents(await got(run.use_artifact("data"))) == {"f": b"others"}
         assert await contents(await got(run.use_artifact("p/data"))) == {"f": b"mine"}
-    async with entered(face.init("p", entity="you")) as run:
+    async with entered(face.init("p", entity=you)) as run:
         with pytest.raises(NotFound):
             await got(run.use_artifact("data"))
-        assert await contents(await got(run.use_artifact("me/p/data"))) == {"f": b"mine"}
+        assert await contents(await got(run.use_artifact(f"{me}/p/data"))) == {"f": b"mine"}
 
 
 @pytest.mark.parametrize("name", ["data:v1", "data:worst", "nothing", "elsewhere/data", "x/p/data"])
@@ -630,9 +633,9 @@ async def test_two_runs_in_one_process(face: Any) -> None:
         b = await log(face, two, "x")
         c = await log(face, one, "y")
         assert [x.qualified_name for x in (a, b, c)] == [
-            "local/p/data:v0",
-            "local/q/data:v0",
-            "local/p/data:v1",
+            f"{one.entity}/p/data:v0",
+            f"{one.entity}/q/data:v0",
+            f"{one.entity}/p/data:v1",
         ]
     assert await names(one.logged_artifacts()) == ["data:v0", "data:v1"]
     assert await names(two.logged_artifacts()) == ["data:v0"]
@@ -692,7 +695,7 @@ async def test_api_finds_what_is_there(face: Any) -> None:
     async with entered(face.Api(project="p")) as api:
         assert (await got(api.artifact("data"))).version == "v2"
         assert (await got(api.artifact("data:v1", type="dataset"))).version == "v1"
-        assert (await got(api.artifact("local/p/data:v0"))).version == "v0"
+        assert (await got(api.artifact(f"{run.entity}/p/data:v0"))).version == "v0"
         assert await names(api.artifacts("data")) == ["data:v2", "data:v1", "data:v0"]
         assert await names(api.artifacts("data", type="model")) == []
         assert await got(api.artifact_exists("data:v1"))
@@ -712,7 +715,7 @@ async def test_api_finds_what_is_there(face: Any) -> None:
             await got(api.artifacts("nothing"))
         with pytest.raises(NotFound):
             await got(api.artifact("data", type="model"))
-        assert await names(api.artifacts("local/p/model")) == ["model:v0"]
+        assert await names(api.artifacts(f"{run.entity}/p/model")) == ["model:v0"]
 
 
 async def test_api_leaves_no_lineage(face: Any) -> None:

@@ -25,7 +25,7 @@ from workplace import scale_down
 from asyncart import aio
 from asyncart.aio import workspace as workspace_module
 from asyncart.catalog import sqlite as catalog_sqlite
-from asyncart.engine import target
+from asyncart.engine import compact, target
 from asyncart.stores import disk, local
 
 ACTS = (
@@ -139,6 +139,22 @@ async def _download(home: Path, store: Path, folder: Path, countdown: Countdown,
         artifact = await run.use_artifact("data:v0")
         countdown.left = at
         await artifact.download(folder)
+
+
+def die_while_collecting(home: Path, store: Path, at: int) -> None:
+    patch = pytest.MonkeyPatch()
+    scale_down(patch)
+    patch.setattr(compact, "LEAST_GAIN_BYTES", 1 << 10)
+    countdown = Countdown(-1)
+    count_acts(countdown)
+    victim(_collect, home, store, countdown, at)
+
+
+async def _collect(home: Path, store: Path, countdown: Countdown, at: int) -> None:
+    async with aio.Api(project="p", home=home, store=str(store)) as api:
+        await api.collections()
+        countdown.left = at
+        await api.collect()
 
 
 def log_big(home: Path, store: Path, source: Path, told: Path) -> None:

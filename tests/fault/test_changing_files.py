@@ -26,10 +26,10 @@ class Hooked:
     def __getattr__(self, attribute: str) -> Any:
         return getattr(os, attribute)
 
-    def open(self, path: str, flags: int) -> int:
+    def open(self, path: str, flags: int, **where: int) -> int:
         if path.endswith(self._name):
             self._hook("open")
-        return os.open(path, flags)
+        return os.open(path, flags, **where)
 
     def _around(self, fd: int, read: Callable[[], int]) -> int:
         is_it = os.readlink(f"/proc/self/fd/{fd}").split(" ")[0].endswith(self._name)
@@ -105,7 +105,7 @@ async def log_with(
     async with place.init() as run:
         artifact = place.artifact(source)
         with monkeypatch.context() as patch:
-            patch.setattr(reading, "os", Hooked("/file", noting))
+            patch.setattr(reading, "os", Hooked("file", noting))
             try:
                 await run.log_artifact(artifact)
             except AsyncartError as caught:

@@ -27,6 +27,12 @@ MIB = 1 << 20
 PATIENCE_S = 60
 
 
+def limit_memory(monkeypatch: pytest.MonkeyPatch, nbytes: int) -> None:
+    """A budget of this size and no other, whatever this process asked for before."""
+    monkeypatch.setenv("ASYNCART_MEMORY_BYTES", str(nbytes))  # for whoever asks from now on
+    monkeypatch.setattr(budget, "_process", None)
+
+
 def held() -> tuple[int, int]:
     return len(os.listdir("/proc/self/fd")), threading.active_count()
 
@@ -79,7 +85,7 @@ async def test_memory_stays_within_the_budget(
     folder: Path, monkeypatch: pytest.MonkeyPatch, limit_mib: int
 ) -> None:
     """At full scale: 150 MiB of large and small files through a budget of 64 and of 32 MiB."""
-    monkeypatch.setattr(budget, "_process", (os.getpid(), budget.Budget(limit_mib * MIB)))
+    limit_memory(monkeypatch, limit_mib * MIB)
     block = os.urandom(MIB)
     source = folder / "source"
     source.mkdir()
@@ -102,10 +108,11 @@ async def test_memory_stays_within_the_budget(
             assert (target / name).read_bytes() == (source / name).read_bytes()
 
 
-async def test_a_few_new_files_in_many_batches(place: Place) -> None:
+async def test_a_few_new_files_in_many_batches(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Batches of which little is new wait to fill a part without holding all the memory there is."""
-    place.workspace()  # the budget is the process's: set it before anybody else does
-    budget._process = (os.getpid(), budget.Budget(256 * KIB))
+    limit_memory(monkeypatch, 256 * KIB)
     known = {f"f{i:03}a": content(i, 7 * KIB) for i in range(100)}
     large = content("edited", 900 * KIB)
     async with place.init() as run:
@@ -121,6 +128,8 @@ async def test_a_few_new_files_in_many_batches(place: Place) -> None:
         target = place.fresh("target")
         await artifact.download(target)
         assert read_tree(target) == tree
+        used = place.workspace().budget
+        assert 64 * KIB <= used.peak_bytes <= used.limit_bytes == 256 * KIB
         check_hands_empty(place)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 
 import pytest
 from s3_rig import Rig, Workshop, in_thread, large_file, published, small_files, workshop
@@ -10,6 +11,7 @@ from workplace import read_tree
 
 from asyncart import aio
 from asyncart.errors import Corrupt
+from asyncart.stores import checksums
 
 __all__ = ["workshop"]
 
@@ -57,15 +59,67 @@ async def test_an_object_that_somebody_damaged(
 
 @Trees
 async def test_a_store_that_verifies_nothing(
-    workshop: Workshop, make: Callable[[object], dict[str, bytes]]
+    workshop: Workshop, make: Callable[[object], dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It took other bytes than were sent, and said yes: the download finds out, and logging heals."""
+    monkeypatch.setattr(
+        checksums, "is_available", lambda: False
+    )  # a server ignores what is not sent
     async with workshop.rig() as rig, rig.init() as run:
         tree = make("flip")
         query = "" if make is small_files else "partNumber"
         rig.proxy.inject("flip", 1, method="PUT", query=query)
         artifact = await run.log_artifact(rig.artifact(tree))
         await check_heals(rig, run, artifact, tree)
+
+
+Reading = Callable[[aio.Artifact, Rig], Awaitable[object]]
+
+
+async def downloading(artifact: aio.Artifact, rig: Rig) -> object:
+    target = rig.fresh("target")
+    await artifact.download(target)
+    return read_tree(target)
+
+
+async def opening(artifact: aio.Artifact, rig: Rig) -> object:
+    return {entry.path: await entry.read() for entry in await artifact.files()}
+
+
+async def verifying(artifact: aio.Artifact, rig: Rig) -> object:
+    return (await artifact.verify()).is_ok
+
+
+@Trees
+@pytest.mark.parametrize("read", [downloading, opening, verifying])
+@pytest.mark.parametrize("nth", range(3))
+async def test_a_bit_that_flips_on_the_way_is_survived(
+    workshop: Workshop,
+    make: Callable[[object], dict[str, bytes]],
+    read: Reading,
+    nth: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In the footer, a block or the files: read again, told in the log, and nothing counts as damaged.
+
+    Nor do the wrong bytes stay in the cache: the next reader finds right ones.
+    """
+    async with workshop.rig() as rig, rig.init() as run:
+        tree = make("transit")
+        await run.log_artifact(rig.artifact(tree))
+        artifact = await run.use_artifact("data:v0")
+        expected = True if read is verifying else tree
+        rig.proxy.inject("flip", 1, method="GET", query="", passes=nth)
+        assert await read(artifact, rig) == expected
+        (flip,) = rig.proxy.faults
+        assert not flip.left, "the fault hit nothing"
+        warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
+        assert ["read again" in each.getMessage() for each in warnings] == [True]
+        damaged = await in_thread(rig.query, "SELECT count(*) FROM objects WHERE is_damaged")
+        assert damaged == [(0,)]
+        caplog.clear()
+        assert await read(await run.use_artifact("data:v0"), rig) == expected
+        assert not caplog.records
 
 
 async def test_nothing_depends_on_conditions(workshop: Workshop) -> None:

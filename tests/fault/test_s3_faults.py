@@ -91,7 +91,7 @@ OF_ANY = (
     "412",
     "error-200",
 )
-OF_UPLOADS = ("reset-in-upload", "stall-in-upload", "early-503")
+OF_UPLOADS = ("reset-in-upload", "stall-in-upload", "early-503", "flip")
 OF_DOWNLOADS = ("wrong-range", "ignore-range", "short", "long", "gzip", "flip", "drip")
 
 
@@ -126,8 +126,10 @@ def expected(operation: Operation, kind: str, times: float) -> type[AsyncartErro
         return None if times == 1 and operation.is_upload else Conflict
     if kind == "ignore-range" and operation.name in ("small range", "chunk range"):
         return None  # it is the whole object that was asked for
-    if kind == "flip":  # elsewhere there is no other copy
-        return Corrupt
+    if kind == "flip" and operation.is_upload:  # the checksum is wrong: sent again, three times
+        return None if times < FOR_EVER else TransferError
+    if kind == "flip":  # read once more, then it counts as damage; there is no other copy
+        return None if times == 1 else Corrupt
     if times < FOR_EVER:
         return None
     if kind == "409":

@@ -11,6 +11,7 @@ import functools
 import gc
 import os
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -115,6 +116,14 @@ class Place:
         """A folder that is not there yet."""
         self._serial += 1
         return self.folder / f"{name}{self._serial}"
+
+    def copied_to(self, folder: Path) -> Place:
+        """A copy of a local one."""
+        copied = Place(folder, self.kind, str(folder / "store"))
+        shutil.copytree(self.home, copied.home)
+        shutil.copytree(self.url, copied.url)
+        copied.execute(f"UPDATE facts SET value = '{copied.url}' WHERE key = 'store'")
+        return copied
 
     def source(self, tree: Tree) -> Path:
         return write_tree(self.fresh("source"), tree)

@@ -243,3 +243,24 @@ def test_numbers_need_no_quotes(here: Path) -> None:
     settings = config.load()
     values: list[Any] = [settings.memory_bytes, settings.cache_bytes, settings.stall_timeout_s]
     assert values == [1 << 20, 1 << 30, 2.0]
+
+
+# --- a server, and its key ----------------------------------------------------------------------
+
+
+def test_a_key_of_ours_is_not_sent_where_a_project_s_file_says(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cloned repository may name its server, and must not get a key that was meant for another one."""
+    server = "https://art.example.com"
+    path = write(here.parent / "asyncart.toml", f"server = {server!r}\n")
+    assert config.load().server == server  # with the key that was stored for it, if there is one
+    monkeypatch.setenv("ASYNCART_API_KEY", "aart_a_b_c")
+    with pytest.raises(Invalid, match="is not sent to") as refused:
+        config.load()
+    assert path in str(refused.value)
+    assert "aart_a_b_c" not in str(refused.value)
+    monkeypatch.setenv("ASYNCART_SERVER", server)
+    assert config.load().api_key == "aart_a_b_c"
+    monkeypatch.delenv("ASYNCART_SERVER")
+    assert config.load(server=server).server == server

@@ -12,23 +12,29 @@ PACKAGE = Path(__file__).parents[2] / "asyncart"
 
 # what may import what, within asyncart; a part always sees itself and what its parts see
 MODEL = {"errors", "model"}
-BELOW_NET = MODEL | {"config", "names", "threads"}
+BELOW_NET = MODEL | {"apikey", "config", "names", "origins", "threads", "wire"}
 BELOW_ENGINE = BELOW_NET | {"net", "stores.protocol", "stores.links"}
-BELOW_AIO = BELOW_ENGINE | {"stores", "catalog", "engine", "references", "workers"}
+BELOW_AIO = BELOW_ENGINE | {
+    "stores", "catalog", "engine", "references", "workers", "credentials",
+}  # fmt: skip
 PUBLIC = {"", "errors", "model", "aio", "sync"}
 ALLOWED = {
     "errors": set(),
     "model": {"errors"},
     "threads": {"errors"},
     "names": MODEL,
-    "config": MODEL | {"names"},
+    "wire": MODEL,
+    "origins": {"errors"},
+    "apikey": {"errors"},
+    "credentials": {"errors", "origins"},
+    "config": MODEL | {"names", "origins", "credentials"},
     "net": BELOW_NET,
     "stores": BELOW_NET | {"net"},
     "catalog": BELOW_NET | {"net"},
     "engine": BELOW_ENGINE,
     "references": BELOW_ENGINE | {"engine"},
     "workers": BELOW_ENGINE | {"stores", "engine"},
-    "aio": BELOW_AIO,
+    "aio": BELOW_AIO | {"_bridge"},
     "_bridge": {"errors", "engine.tasks"},
     "_twins": {"errors", "_bridge"},
     "sync": BELOW_AIO | {"aio", "_bridge", "_twins"},

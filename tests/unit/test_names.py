@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncart import names
@@ -323,6 +323,77 @@ PIECES = [
 def test_the_fast_check_is_the_slow_check(path: str) -> None:
     """Also for paths that are close to the border: pieces of everything that is forbidden."""
     assert names.is_safe_entry_path(path) == (names._entry_path_problem(path) is None)
+
+
+# Pieces of every rule, whole paths that are fine or hostile, and whatever else there is.
+PATHS = st.one_of(
+    st.sampled_from(GOOD_PATHS),
+    st.sampled_from(BAD_PATHS),
+    st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
+    st.text(
+        st.sampled_from("abcCoOnNuUlLxXpPrRmMtT19/\\.:$ \n\r\t\0\x7f\x85\u2028\ud800\udfff\u00b9\u00e9"),
+        max_size=8,
+    ),
+    st.text(st.characters(), max_size=70),
+    st.builds(lambda text, times: text * times, st.sampled_from(["a", "\u00e9", "a/", "\U0001f600"]),
+              st.sampled_from([31, 32, 63, 64, 127, 128, 254, 255, 256, 1024, 2048, 4097])),
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(PATHS, max_size=5))
+def test_many_paths_are_checked_as_each_one_is(paths: list[str]) -> None:
+    """One expression over all of them says what the rules say of each, in any company."""
+    expected = [names.is_safe_entry_path(path) for path in paths]
+    assert expected == [_is_accepted(path) for path in paths]
+    assert names.are_safe_entry_paths(paths) is all(expected)
+    good = [path for path, is_good in zip(paths, expected, strict=True) if is_good]
+    assert names.are_safe_entry_paths(good)
+    assert names.are_safe_entry_paths(tuple(good))
+
+
+@given(
+    st.lists(st.sampled_from(GOOD_PATHS), max_size=4), st.sampled_from(BAD_PATHS), st.integers(0, 4)
+)
+def test_one_hostile_path_is_found_among_good_ones(good: list[str], bad: str, at: int) -> None:
+    """Wherever it is, and whatever its neighbours would make of it."""
+    assert not names.are_safe_entry_paths([*good[:at], bad, *good[at:]])
+
+
+@pytest.mark.parametrize(
+    ("paths", "are_safe"),
+    [
+        ([], True),
+        ([""], False),
+        (["", ""], False),
+        (["a", ""], False),
+        (["", "a"], False),
+        (["a\0b"], False),  # not two paths
+        (["a\0", "b"], False),
+        (["a", "\0"], False),
+        (["a", "b\n"], False),
+        (["a/", "b"], False),
+        (["a", "/b"], False),
+        (["con", "a"], False),
+        (["a", "x/nul.txt"], False),
+        (["a", "C:b"], False),
+        (["a.", "b"], False),
+        (["a", "b "], False),
+        (["a", "\ud800"], False),
+        (["..", "a"], False),
+        (["a", "b/../c"], False),
+        (["a", "a", "b/c d.e", ".f"], True),
+    ],
+)
+def test_lists_of_paths(paths: list[str], are_safe: bool) -> None:
+    assert names.are_safe_entry_paths(paths) is are_safe
+
+
+def _is_accepted(path: str) -> bool:
+    try:
+        return names.check_entry_path(path) == path
+    except Invalid:
+        return False
 
 
 @given(st.text(max_size=300))

@@ -241,13 +241,32 @@ def test_a_waiter_whose_loop_is_gone_is_passed_over() -> None:
 
 
 def test_the_process_has_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first caller sets the limit; a forked child starts anew."""
+    """Its limit is the largest that was asked for so far; a forked child starts anew."""
     monkeypatch.setattr(budget_module, "_process", None)
     mine = process_budget(7 * MIB)
-    assert process_budget() is mine
+    assert process_budget(6 * MIB) is mine
     assert mine.limit_bytes == 7 * MIB
+    assert process_budget(9 * MIB) is mine
+    assert mine.limit_bytes == 9 * MIB
     monkeypatch.setattr(budget_module.os, "getpid", lambda: -1)
-    assert process_budget() is not mine
+    assert process_budget(7 * MIB) is not mine
+    assert process_budget(7 * MIB).limit_bytes == 7 * MIB
+
+
+async def test_who_waits_is_served_when_the_budget_grows() -> None:
+    """A second run with a larger limit lets the first one's transfers go on, too."""
+    budget = Budget(2 * MIB)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        held = await budget.take(2 * MIB)
+        waiting = group.create_task(budget.take(MIB))
+        await asyncio.sleep(0)
+        budget.grow(MIB)  # it is larger already
+        assert budget.limit_bytes == 2 * MIB
+        budget.grow(3 * MIB)
+        (await waiting).release()
+        held.release()
+    assert budget.used_bytes == 0
+    assert budget.peak_bytes == 3 * MIB
 
 
 def test_a_budget_of_nothing_is_refused() -> None:

@@ -79,6 +79,14 @@ def test_groups_hold_every_batch_once_in_order_and_fill_no_more_than_a_pack(
         assert len(groups) >= 2 * workers or len(groups[0]) * plan.BATCH_BYTES == plan.PACK_BYTES
 
 
+def test_groups_of_tiny_files_fill_a_pack_too() -> None:
+    """1,024 files of 1 KB are a batch of 1 MiB: 64 of those make a pack, where there are enough."""
+    batches = [[n] for n in range(1000)]
+    assert {len(group) for group in plan.groups(batches, 2, 1 << 20)[:-1]} == {64}
+    assert {len(group) for group in plan.groups(batches, 50, 1 << 20)} == {10}
+    assert plan.groups(batches, 2, 2 * plan.BATCH_BYTES) == plan.groups(batches, 2)
+
+
 # --- ranges of small files ----------------------------------------------------------------------
 
 

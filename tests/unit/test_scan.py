@@ -19,7 +19,7 @@ from asyncart.engine.scan import (
     same_content,
     scan,
 )
-from asyncart.engine.statcache import StatCache
+from asyncart.engine.statcache import Stamp, StatCache
 from asyncart.errors import Denied, Invalid, NotFound
 
 FOLDER_COUNT = 40
@@ -111,7 +111,7 @@ def test_columns_are_those_of_the_files(cache: StatCache, data: Path) -> None:
     for row, executes in enumerate([0, 0, EXECUTABLE]):
         st = os.stat(listing.local_path(row))
         assert listing.flags[row] == executes | IMMUTABLE | OVERWRITES
-        assert listing.stamp(row) == (st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+        assert listing.stamp(row) == Stamp.of(st)
     assert listing.unknown() == [0, 1, 2]
 
 

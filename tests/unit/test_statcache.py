@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from asyncart.engine.listing import FROM_CACHE, Listing
 from asyncart.engine.scan import DirSource, FileSource, scan
@@ -47,10 +48,10 @@ def test_a_file_whose_stamp_is_the_same_has_the_same_digest() -> None:
     assert unpacked(one()).digest("f", 3, STAMP) == DIGEST
 
 
-@pytest.mark.parametrize("field", Stamp._fields)
+@pytest.mark.parametrize("field", Stamp.__struct_fields__)
 @pytest.mark.parametrize("step", [-1, 1])
 def test_any_other_stamp_is_not_believed(field: str, step: int) -> None:
-    other = STAMP._replace(**{field: getattr(STAMP, field) + step})
+    other = replace(STAMP, **{field: getattr(STAMP, field) + step})
     assert unpacked(one()).digest("f", 3, other) is None
 
 
@@ -64,7 +65,7 @@ def test_another_device_or_name_is_not_believed() -> None:
 
 @pytest.mark.parametrize("inode", [0, 1, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 def test_inode_numbers_of_64_bits_fit(inode: int) -> None:
-    stamp = STAMP._replace(inode=signed(inode))
+    stamp = replace(STAMP, inode=signed(inode))
     assert unpacked(one(stamp=stamp)).digest("f", 3, stamp) == DIGEST
 
 
@@ -95,8 +96,8 @@ def test_a_file_that_was_young_when_it_was_seen_is_not_recorded(
     listing = scan([DirSource("", str(tmp_path / "data"))], cache)
     listing.set_digest(0, DIGEST)
     old = NOW_NS - 10 * RACY_NS
-    stamp = listing.stamp(0)._replace(mtime_ns=old, ctime_ns=old)
-    listing.restamp(0, stamp._replace(**{column: NOW_NS - age_ns}))
+    stamp = replace(listing.stamp(0), mtime_ns=old, ctime_ns=old)
+    listing.restamp(0, replace(stamp, **{column: NOW_NS - age_ns}))
     listing.remember(cache, NOW_NS)
     assert len(cache.load(str(tmp_path / "data"))) == is_recorded
 

@@ -43,10 +43,10 @@ def settings(**changes: Any) -> Settings:
 @pytest.mark.parametrize(
     ("changes", "files", "cores", "expected"),
     [
-        ({}, 100_000, 2, 2),
-        ({}, 99_999, 2, 0),
-        ({}, 33_334, 4, 4),
-        ({}, 33_333, 4, 0),
+        ({}, 200_000, 2, 2),
+        ({}, 199_999, 2, 0),
+        ({}, 66_667, 4, 4),
+        ({}, 66_666, 4, 0),
         ({}, 1_000, 64, 0),  # a small log pays nothing
         ({}, 1_000_000, 1, 0),
         ({}, 1_000_000, 64, 4),  # what 256 MiB are enough for

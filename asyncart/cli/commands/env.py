@@ -32,6 +32,8 @@ def env(options: Options) -> None:
     settings = resolved.settings
 
     async def probe() -> dict[str, str]:
+        if settings.server:
+            return {"server": await _catalog_state(options, settings)}
         return {
             "catalog": await _catalog_state(options, settings),
             "objects": await _store_state(settings),
@@ -39,8 +41,11 @@ def env(options: Options) -> None:
 
     states = runner.run(options, probe)
     places = {
-        "catalog": settings.catalog_url,
-        "objects": settings.objects_url,
+        **(
+            {"server": settings.server}
+            if settings.server
+            else {"catalog": settings.catalog_url, "objects": settings.objects_url}
+        ),
         "stat cache": settings.statcache_path,
         "object cache": settings.cache_dir,
         "drafts": settings.drafts_dir,
@@ -89,7 +94,11 @@ def env(options: Options) -> None:
 
 
 def _values(settings: Settings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in type(settings).__struct_fields__}
+    """Of a secret only whether there is one."""
+    from ...config import SECRETS
+
+    values = {name: getattr(settings, name) for name in type(settings).__struct_fields__}
+    return {k: ("(set)" if v else "") if k in SECRETS else v for k, v in values.items()}
 
 
 def _settings_as_json(resolved: Resolved) -> dict[str, Any]:
@@ -114,7 +123,7 @@ async def _catalog_state(options: Options, settings: Settings) -> str:
 
     from ...aio import Api
 
-    if _is_absent(settings.catalog_url):
+    if not settings.server and _is_absent(settings.catalog_url):
         return "not made yet"
     try:
         with anyio.fail_after(ANSWER_WITHIN_S):

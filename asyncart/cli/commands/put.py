@@ -12,6 +12,7 @@ from ..options import Command, Options, pass_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
     from ...aio import Artifact
     from ...model import Progress
@@ -36,6 +37,7 @@ DEFAULT_TYPE = "unspecified"
     help="VALUE is JSON if it can be read as such (17, true, [1, 2]), else text.",
 )
 @click.option("-d", "--description", metavar="TEXT", help="What it is, in words.")
+@click.option("--ttl", metavar="TIME", help="How long to keep it, such as 30d (default: for ever).")
 @click.option(
     "-r", "--reference", "references", multiple=True, metavar="URI", help="Track a URI, too."
 )
@@ -48,12 +50,16 @@ def put(
     aliases: tuple[str, ...],
     metadata: tuple[str, ...],
     description: str | None,
+    ttl: str | None,
     references: tuple[str, ...],
 ) -> None:
     """Log files and folders as a version of an artifact.
 
     A single folder's content goes to the root of the artifact; of several PATHs each keeps its base name.
     Content that the artifact had before makes no new version.
+
+    With --ttl, `asyncart gc` deletes the version that long after its content was last logged, unless an
+    alias other than `latest` points to it.
 
     The NAME is, in this order: what --name says; the last argument, if nothing of that name exists and it
     has neither "/", "\\" nor "."; the base name of the only PATH. With --name, every argument is a PATH.
@@ -63,6 +69,7 @@ def put(
 
     sources, chosen = paths_and_name(paths, name, has_references=bool(references))
     facts = dict(map(_pair, metadata))
+    lifetime = None if ttl is None else _positive(ttl)
     reference = names.parse_ref(chosen)
     if ":" in chosen:
         raise Invalid(f"{chosen}: a version gets its number here; use --alias for an alias")
@@ -81,6 +88,7 @@ def put(
                 description=description,
                 metadata=facts,
             )
+            artifact.ttl = lifetime
             _add(artifact, sources, references)
             async with aio.init(
                 api.project,
@@ -140,6 +148,17 @@ def _pair(text: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except ValueError:
         return key, value
+
+
+def _positive(text: str) -> timedelta:
+    from .. import durations
+
+    length = durations.parse(text)
+    if not length:
+        raise Invalid(
+            f"--ttl {text}: nothing lives for no time; leave --ttl out to keep it for ever"
+        )
+    return length
 
 
 async def _type_before(api: Any, name: str) -> str:

@@ -66,6 +66,7 @@ def _facts(artifact: Artifact, lineage: Lineage) -> dict[str, str | list[str]]:
         "digest": artifact.digest,
         "created": local_time(artifact.created_at),
         "changed": local_time(artifact.updated_at),
+        "time to live": _time_to_live(artifact),
         "description": artifact.description or "",
         "metadata": [
             f"{key} = {json.dumps(value, ensure_ascii=False)}"
@@ -74,6 +75,18 @@ def _facts(artifact: Artifact, lineage: Lineage) -> dict[str, str | list[str]]:
         "logged by": [_run(run, names, "from") for run, names in lineage.logged_by],
         "used by": [_run(run, names, "for") for run, names in lineage.used_by],
     }
+
+
+def _time_to_live(artifact: Artifact) -> str:
+    """How long, until when, and what keeps it beyond; nothing for what lives for ever."""
+    from .. import durations
+    from ..words import local_time
+
+    if artifact.ttl is None or artifact.expires_at is None:
+        return ""
+    keepers = ", ".join(alias for alias in artifact.aliases if alias != "latest")
+    text = f"{durations.text(artifact.ttl)}, until {local_time(artifact.expires_at)}"
+    return f"{text}, and longer while it is {keepers}" if keepers else text
 
 
 def _run(run: RunInfo, names: list[str], link: str) -> str:

@@ -1,0 +1,98 @@
+"""May they? Asked in the first transaction of the handler, instead of in one before it.
+
+A transaction is two round trips to the database and a connection of the pool, as much as the verb itself
+takes, and what was allowed a transaction ago may be forbidden now. So handlers whose first act is a
+transaction (`guard.JOINED`) have the question asked inside it: a refusal is raised there, and nothing has
+happened. A handler that answers without any transaction has answered to somebody unknown: that is a mistake
+of ours, and its answer is not given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from ..catalog.transactions import Database
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Check = Callable[[Connection], object]
+
+
+class _Pending:
+    def __init__(self, check: Check) -> None:
+        self.check = check
+        self.is_passed = False
+
+
+_pending: ContextVar[_Pending | None] = ContextVar("asyncart.joined", default=None)
+
+
+@contextmanager
+def checked(check: Check) -> Iterator[None]:
+    """The first transaction inside begins with the check, which raises what is to be raised."""
+    pending = _Pending(check)
+    token = _pending.set(pending)
+    try:
+        yield
+        if not pending.is_passed:
+            raise AssertionError("a handler answered without asking whether it may")
+    finally:
+        _pending.reset(token)
+
+
+class JoinedDatabase:
+    """A database whose first transaction inside `checked` is the check's, too."""
+
+    def __init__(self, database: Database) -> None:
+        self.database: Database = database
+        self.name = database.name
+        self.owner_is_process = database.owner_is_process
+
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        pending = _pending.get()
+        if pending is None or pending.is_passed:
+            return await self.database.read(work, *args, **kwargs)
+        result = await self.database.read(_both(pending.check, work, *args, **kwargs))
+        pending.is_passed = True
+        return result
+
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        pending = _pending.get()
+        if pending is None or pending.is_passed:
+            return await self.database.write(work, *args, **kwargs)
+        result = await self.database.write(_both(pending.check, work, *args, **kwargs))
+        pending.is_passed = True
+        return result
+
+    async def write_alone(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        pending = _pending.get()
+        if pending is None or pending.is_passed:
+            return await self.database.write_alone(work, *args, **kwargs)
+        result = await self.database.write_alone(_both(pending.check, work, *args, **kwargs))
+        pending.is_passed = True
+        return result
+
+    async def aclose(self) -> None:
+        await self.database.aclose()
+
+
+def _both(
+    check: Check, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+) -> Callable[[Connection], T]:
+    def first_the_check(conn: Connection) -> T:
+        check(conn)
+        return work(conn, *args, **kwargs)
+
+    return first_the_check

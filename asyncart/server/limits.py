@@ -1,0 +1,119 @@
+"""How much one caller may ask for: requests per second, requests at once, and wrong keys.
+
+Counted in memory, per replica: N replicas let N times as much through, which is the point of having N.
+The limits are far above what a client at full speed does (1,000 small artifacts by 32 clients are some
+200 requests/s on two cores); they keep one caller in a loop from taking a replica from all others.
+
+Whoever is refused is told when to come back (429, `Retry-After`). Wrong keys are counted by address, and
+refuse no key that was valid a moment ago: behind one proxy all clients have one address.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from ..errors import Unavailable
+
+REQUESTS_PER_S = 1000.0
+REQUESTS_BURST = 4000.0
+AT_ONCE = 256
+REFUSALS_PER_S = 1.0
+REFUSALS_BURST = 60.0
+MOST_CALLERS = 10_000  # remembered; the one that was quiet longest is forgotten first
+AGAIN_S = 1.0  # for a caller with too many requests at once
+
+K = TypeVar("K", bound=Hashable)
+
+
+class TooMany(Unavailable):
+    """Come back later."""
+
+    http_status = 429
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Buckets(Generic[K]):
+    """A token bucket for each key: `rate_per_s` on average, `burst` at once."""
+
+    def __init__(
+        self, rate_per_s: float, burst: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate = rate_per_s
+        self._burst = burst
+        self._clock = clock
+        self._left: OrderedDict[K, tuple[float, float]] = OrderedDict()  # tokens, as of when
+
+    def wait_s(self, key: K) -> float:
+        """How long until there is a token; 0 if there is one."""
+        tokens = self._tokens(key)
+        return 0.0 if tokens >= 1 else (1 - tokens) / self._rate
+
+    def take(self, key: K) -> None:
+        """Take a token, also one that is not there yet."""
+        self._left[key] = (max(self._tokens(key) - 1, 0.0), self._clock())
+        self._left.move_to_end(key)
+        while len(self._left) > MOST_CALLERS:
+            self._left.popitem(last=False)
+
+    def _tokens(self, key: K) -> float:
+        tokens, since = self._left.get(key, (self._burst, 0.0))
+        return min(self._burst, tokens + (self._clock() - since) * self._rate)
+
+
+class Limits:
+    """Of all callers of one replica."""
+
+    def __init__(
+        self,
+        *,
+        requests_per_s: float = REQUESTS_PER_S,
+        burst: float = REQUESTS_BURST,
+        at_once: int = AT_ONCE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._requests: Buckets[int] = Buckets(requests_per_s, burst, clock)
+        self._at_once = at_once
+        self._under_way: dict[int, int] = {}
+
+    @contextmanager
+    def request(self, user_id: int) -> Iterator[None]:
+        """One request of the user is carried out inside. Raises TooMany."""
+        if wait_s := self._requests.wait_s(user_id):
+            raise TooMany("too many requests: slow down", math.ceil(wait_s))
+        under_way = self._under_way.get(user_id, 0)
+        if under_way >= self._at_once:
+            raise TooMany(
+                f"{under_way} requests of this user are under way already: wait for one of them",
+                AGAIN_S,
+            )
+        self._requests.take(user_id)
+        self._under_way[user_id] = under_way + 1
+        try:
+            yield
+        finally:
+            self._under_way[user_id] -= 1
+            if not self._under_way[user_id]:
+                del self._under_way[user_id]
+
+
+class Refusals:
+    """Wrong keys, by the address that they came from."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._buckets: Buckets[str] = Buckets(REFUSALS_PER_S, REFUSALS_BURST, clock)
+
+    def check(self, address: str) -> None:
+        """Raise TooMany if so many wrong keys came from there that no other one is looked at."""
+        if wait_s := self._buckets.wait_s(address):
+            raise TooMany("too many wrong API keys from this address", math.ceil(wait_s))
+
+    def note(self, address: str) -> None:
+        self._buckets.take(address)

@@ -1,0 +1,260 @@
+"""Real `asyncart server` processes on 127.0.0.1, alone or several behind one address.
+
+Whatever happens, they end with whoever started them. What they log stays in the folder that they were
+given, for a test that failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+READY_S = 60.0  # a start takes one second on an idle machine
+END_S = 90.0  # an orderly end: the grace period and the longest request
+
+
+class NotStarted(RuntimeError):
+    """It ended, or was not ready in time; the message ends with what it logged."""
+
+
+class Replica:
+    """One server process with a port of its own, which may be ended and started again."""
+
+    def __init__(
+        self,
+        folder: Path,
+        options: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        *,
+        port: int | None = None,
+        name: str = "server",
+    ) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / f"{name}.log"
+        self.key: str | None = None  # of the first administrator, if this one made him
+        self._options = list(options)
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("ASYNCART_")},
+            "ASYNCART_HOME": str(folder / "home"),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])
+            ),
+            **(environment or {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Return when it takes requests."""
+        self.launch()
+        self.wait_started()
+
+    def launch(self) -> None:
+        command = [sys.executable, "-m", "asyncart", "--json", "server", "--port", str(self.port)]
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._options],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                preexec_fn=die_with_parent if sys.platform == "linux" else None,
+            )
+
+    def wait_started(self) -> None:
+        process = self._process
+        assert process is not None
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], READY_S)
+        line = process.stdout.readline() if ready else b""
+        process.stdout.close()
+        if not line:
+            self.kill()
+            raise NotStarted(f"{self.url} did not start:\n{self.said()[-3000:]}")
+        self.key = json.loads(line)["admin_key"] or self.key
+
+    def terminate(self) -> int:
+        """Ask it to end, wait until it has, and return its exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        assert self._process is not None
+        try:
+            return self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def send_signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """At once, without a chance to do anything. Nothing, if it is gone already."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+class Cluster:
+    """Replicas that share everything, and the one address in front of them."""
+
+    def __init__(self, url: str, replicas: Sequence[Replica], faults: Path) -> None:
+        self.url = url
+        self.replicas = list(replicas)
+        self.objects = ""  # the URL of their objects, if who started them says so
+        self._faults = faults
+
+    @property
+    def key(self) -> str | None:
+        return next((each.key for each in self.replicas if each.key), None)
+
+    def faults(self) -> list[str]:
+        """What the balancer broke on purpose so far."""
+        return self._faults.read_text().split()
+
+    def roll(self) -> list[int]:
+        """Restart one after the other, orderly; the exit codes."""
+        codes = []
+        for replica in self.replicas:
+            codes.append(replica.terminate())
+            replica.start()
+            wait_ready(replica.url)
+            time.sleep(0.3)  # until the balancer, who asks every 0.1 s, has seen it
+        return codes
+
+
+@contextmanager
+def running_replica(
+    folder: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> Iterator[Replica]:
+    """One server, ready. Without options: an SQLite file and a folder for objects, below `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    replica = Replica(folder, options, environment)
+    try:
+        replica.start()
+        yield replica
+    finally:
+        replica.kill()
+
+
+@contextmanager
+def running_cluster(
+    folder: Path,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    count: int = 2,
+    fault_rate: float = 0.0,
+) -> Iterator[Cluster]:
+    """Several servers with the same options (catalog, objects...) behind one address, ready.
+
+    With a `fault_rate`, the address breaks that share of the requests (see `balancer`).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    replicas = [
+        Replica(folder, options, environment, name=f"replica{index}") for index in range(count)
+    ]
+    with ExitStack() as stack:
+        for replica in replicas:
+            stack.callback(replica.kill)
+            replica.start()  # one after the other: the first one makes the tables and the key
+        for replica in replicas:
+            wait_ready(replica.url)
+        ports = [replica.port for replica in replicas]
+        url = stack.enter_context(_balancer(ports, fault_rate, folder / "faults"))
+        yield Cluster(url, replicas, folder / "faults")
+
+
+@contextmanager
+def _balancer(ports: Sequence[int], fault_rate: float, told: Path) -> Iterator[str]:
+    port = free_port()
+    numbers = map(str, (port, *ports))
+    with (
+        open(told, "wb") as faults,
+        subprocess.Popen(
+            [sys.executable, "-m", "bench.balancer", *numbers, f"--faults={fault_rate}"],
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=faults,
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,
+        ) as process,
+    ):
+        try:
+            wait_listening(port)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait(10)
+
+
+def wait_listening(port: int) -> None:
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise NotStarted(f"nobody listens on port {port}") from None
+            time.sleep(0.02)
+
+
+def wait_ready(url: str) -> None:
+    deadline = time.monotonic() + READY_S
+    while not is_ready(url):
+        if time.monotonic() > deadline:
+            raise NotStarted(f"{url} is not ready")
+        time.sleep(0.02)
+
+
+def is_ready(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/readyz", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    except OSError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def die_with_parent() -> None:
+    """In the child before exec: be killed when its parent is, however that ends."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,0 +1,171 @@
+"""Objects that are mostly dead are emptied: versions stay what they are, readers and writers go on."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import crashes
+import pytest
+from workplace import KIB, Place, check_hands_empty, content, read_tree
+
+from asyncart import aio
+from asyncart.aio.collect import collect
+from asyncart.engine import compact
+from asyncart.model import object_key
+from asyncart.stores.local import LocalStore
+
+FILES = 160
+
+
+@pytest.fixture(autouse=True)
+def small_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact, "LEAST_GAIN_BYTES", 1 * KIB)
+
+
+def tree_of(numbers: range, large: bytes | None = None) -> dict[str, bytes]:
+    tree = {f"f{i:03}": content(i, 1 * KIB) for i in numbers}
+    return tree if large is None else tree | {"large": large}
+
+
+LARGE = content("large", 100 * KIB)
+
+
+async def mostly_dead(place: Place, run: aio.Run) -> dict[str, dict[str, bytes]]:
+    """Log three versions of which two are deleted; what is left needs a tenth of the objects."""
+    trees = {
+        "data": tree_of(range(4), LARGE[: 20 * KIB] + b"x"),
+        "other": tree_of(range(2, 6)) | {"again/f002": content(2, 1 * KIB)},
+    }
+    whole = await run.log_artifact(place.artifact(tree_of(range(FILES), LARGE), "whole"))
+    for name, tree in trees.items():
+        await run.log_artifact(place.artifact(tree, name))
+    await whole.delete()
+    return trees
+
+
+async def check_trees(place: Place, run: aio.Run, trees: dict[str, dict[str, bytes]]) -> None:
+    for name, tree in trees.items():
+        artifact = await run.use_artifact(f"{name}:latest")
+        target = place.fresh("target")
+        await artifact.download(target)
+        assert read_tree(target) == tree
+        assert (await artifact.verify()).is_ok
+
+
+async def test_what_is_mostly_dead_is_emptied(place: Place) -> None:
+    """Same digests and entries, less bytes; a second collection deletes what was emptied."""
+    async with place.init() as run:
+        trees = await mostly_dead(place, run)
+        before = {name: await run.use_artifact(f"{name}:v0") for name in trees}
+        place.execute("UPDATE sessions SET expires_at = 0")
+        would = await collect(place.workspace(), dry_run=True)
+        report = await collect(place.workspace())
+        assert report.compacted_objects == would.compacted_objects >= 1
+        assert report.copied_bytes == would.copied_bytes
+        assert report.compacted_bytes == would.compacted_bytes > 3 * report.copied_bytes
+        assert set(report.rewritten_versions) == set(would.rewritten_versions)
+        assert len(report.rewritten_versions) == 2
+        for name, artifact in before.items():
+            now = await run.use_artifact(f"{name}:v0")
+            assert now.digest == artifact.digest
+            assert now._version_info("").manifest != artifact._version_info("").manifest
+            assert now.updated_at == artifact.updated_at
+        await check_trees(place, run, trees)
+        second = await collect(place.workspace())
+        assert second.freed_bytes >= report.compacted_bytes
+        assert second.compacted_objects == 0
+        await check_trees(place, run, trees)
+        for name, artifact in before.items():  # by the manifests of before
+            target = place.fresh("target")
+            await artifact.download(target)
+            assert read_tree(target) == trees[name]
+            assert (await artifact.verify()).is_ok
+        await place.check_collected()
+    assert not place.query("SELECT * FROM objects WHERE is_damaged")
+    assert not place.query("SELECT * FROM versions WHERE is_damaged")
+
+
+async def test_wrong_bytes_are_not_copied(place: Place) -> None:
+    """The object is left alone and marked, so that logging the content again heals it; the others are
+    emptied. Nothing is held of the budget, and never more than it has."""
+    async with place.init() as run:
+        trees = await mostly_dead(place, run)
+        place.execute("UPDATE sessions SET expires_at = 0")
+        await collect(place.workspace(), compact=False)
+        data = (await (await run.use_artifact("data:v0")).get_entry("f001"))._entry
+        extent = data.extents[0]
+        flip(place, object_key(extent.object_id), extent.offset)
+        await collect(place.workspace())
+        damaged = place.query("SELECT object_id FROM objects WHERE is_damaged")
+        assert damaged == [(extent.object_id,)]
+        assert (await collect(place.workspace())).compacted_objects == 0
+        artifact = await run.use_artifact("data:v0")
+        assert not (await artifact.verify()).is_ok
+        again = await run.log_artifact(place.artifact(trees["data"], "data"))
+        assert again.version == "v0"
+        for name in trees:  # what shares the damaged object is healed by its own content
+            await run.log_artifact(place.artifact(trees[name], name))
+        await check_trees(place, run, trees)
+    check_hands_empty(place)
+    budget = place.workspace().budget
+    assert 0 < budget.peak_bytes <= budget.limit_bytes
+
+
+def flip(place: Place, key: str, offset: int) -> None:
+    """Change one byte of a stored object."""
+    if place.memory is not None:
+        stored = bytearray(place.memory.objects[key])
+        stored[offset] ^= 1
+        place.memory.objects[key] = bytes(stored)
+        return
+    path = place.files()[key]
+    path.chmod(0o644)
+    stored = bytearray(path.read_bytes())
+    stored[offset] ^= 1
+    path.write_bytes(stored)
+
+
+@pytest.mark.parametrize(("is_collected", "stride"), [(True, 1), (False, 7)])
+async def test_collection_killed_at_every_act(
+    local_place: Place, folder: Path, is_collected: bool, stride: int
+) -> None:
+    """kill -9 before any write or transaction (or some of them, where there is garbage to delete first):
+    all versions are whole, and the next collections finish it."""
+    place = local_place
+    async with place.init() as run:
+        trees = await mostly_dead(place, run)
+        place.execute("UPDATE sessions SET expires_at = 0")
+        if is_collected:
+            await collect(place.workspace(), compact=False)
+        place.execute("UPDATE sessions SET expires_at = 0")
+    context = crashes.processes()
+    at, compactions = 0, set()
+    while True:
+        survivor = place.copied_to(folder / f"{at}")
+        process = context.Process(
+            target=crashes.die_while_collecting, args=(survivor.home, Path(survivor.url), at)
+        )
+        process.start()
+        process.join(60)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        async with survivor.init() as run:
+            for name in trees:
+                assert (await (await run.use_artifact(f"{name}:v0")).verify()).is_ok
+            report = await collect(survivor.workspace())
+            compactions.add(report.compacted_objects)
+            survivor.execute("UPDATE sessions SET expires_at = 0")
+            store = await survivor.workspace().store()
+            assert isinstance(store, LocalStore)
+            await store.sweep(older_than_s=0)
+            await survivor.check_collected()
+            await check_trees(survivor, run, trees)
+        assert not survivor.query("SELECT * FROM objects WHERE is_damaged OR loosened_by NOTNULL")
+        shutil.rmtree(survivor.folder)
+        if process.exitcode == 0:
+            break
+        at += stride
+    assert at > 25
+    assert 0 in compactions  # some had done it all
+    assert len(compactions) > 1
