@@ -196,6 +196,16 @@ def running_cluster(
 
 
 @contextmanager
+def broken_address(cluster: Cluster, folder: Path, fault_rate: float) -> Iterator[Cluster]:
+    """The same replicas, behind another address that breaks that share of the requests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = folder / "faults"
+    ports = [replica.port for replica in cluster.replicas]
+    with _balancer(ports, fault_rate, told) as url:
+        yield Cluster(url, cluster.replicas, told)
+
+
+@contextmanager
 def _balancer(ports: Sequence[int], fault_rate: float, told: Path) -> Iterator[str]:
     port = free_port()
     numbers = map(str, (port, *ports))

@@ -56,7 +56,8 @@ _ERRORS = (
 )
 _REPEATABLE = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lock not available
 _DISK_FULL = "53100"
-_DOWN = ("08", "53", "57P", "55000")  # connection, resources, shut down, not in a state to answer
+_DOWN = ("08", "53", "57P")  # connection, resources, shut down or starting
+_CLOSED = "55000"  # such as a database that takes no connections: as its administrator wants it
 
 
 class PostgresDatabase:
@@ -119,7 +120,9 @@ class PostgresDatabase:
             except Exception:
                 await _roll_back(conn, driver)
                 raise
-            except BaseException:  # cancelled: whatever is under way there, it ends with the connection
+            except (
+                BaseException
+            ):  # cancelled: whatever is under way there, it ends with the connection
                 await _drop(conn)
                 raise
             return result
@@ -162,7 +165,7 @@ class PostgresDatabase:
                 f"{self.name}: the disk of the database is full, nothing of this was written ({why}); "
                 f"make room there and repeat"
             ) from error
-        if _is_passing(error):
+        if _is_passing(error) or state == _CLOSED:
             raise Unavailable(
                 f"{self.name}: the database does not answer ({why}); is it up? Repeat later"
             ) from error

@@ -12,10 +12,10 @@ from services import PostgresServer
 from sqlalchemy import inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from asyncart.catalog import open_catalog, schema, upgrade
+from asyncart.catalog import facts, open_catalog, schema, upgrade
 from asyncart.catalog import postgres as postgres_module
 from asyncart.catalog.postgres import PostgresDatabase
-from asyncart.errors import Invalid, Unavailable
+from asyncart.errors import Full, Invalid, Unavailable
 
 
 def layout(conn) -> dict[str, object]:
@@ -122,6 +122,61 @@ async def test_connections_that_the_server_closed_are_replaced(
         )
         assert (await writer.log(f"{number}")).version.number == number
     assert (await catalog.resolve(BIKES, "latest")).number == 2
+    await catalog.aclose()
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "words"),
+    [
+        ("55000", Unavailable, "is it up"),  # not in the state that this needs
+        ("53300", Unavailable, "is it up"),  # too many connections
+        ("57P03", Unavailable, "is it up"),  # it is starting
+        ("53100", Full, "disk of the database is full"),
+    ],
+)
+async def test_what_the_database_cannot_do_now(postgres_url, monkeypatch, state, kind, words):
+    """An error of ours for each, and a connection that works afterwards; nothing was written."""
+    monkeypatch.setattr(postgres_module, "ATTEMPTS", 2)
+    catalog = await open_catalog(postgres_url)
+
+    def refused(conn):
+        facts.set_fact(conn, "k", "v")
+        conn.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$"))
+
+    with pytest.raises(kind, match=words):
+        await catalog.database.write(refused)
+    assert await catalog.get_fact("k") is None
+    assert catalog.database._engine().pool.checkedin() == 1
+    await catalog.aclose()
+
+
+async def test_a_database_that_takes_no_connections(
+    postgres_url: str, postgres: PostgresServer
+) -> None:
+    """At once: whoever closed it knows why, and it is not over in a few seconds."""
+    database = postgres_url.rpartition("/")[2]
+    postgres.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+    try:
+        with pytest.raises(Unavailable, match="not currently accepting connections"):
+            await open_catalog(postgres_url)
+    finally:
+        postgres.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
+
+
+async def test_the_lock_is_taken_with_the_transaction(postgres_url):
+    """Beside a writer there are other writers; whoever wants to be alone waits for all of them."""
+    catalog = await open_catalog(postgres_url)
+    other = await open_catalog(postgres_url)
+    held = "SELECT mode, granted FROM pg_locks WHERE locktype = 'advisory' ORDER BY mode"
+
+    def modes(conn):
+        return [tuple(row) for row in conn.execute(text(held))]
+
+    assert await catalog.database.read(modes) == []
+    assert await catalog.database.write(modes) == [("ShareLock", True)]
+    assert await catalog.database.write_alone(modes) == [("ExclusiveLock", True)]
+    assert await other.database.read(modes) == []  # nothing is left of them
+    await other.aclose()
     await catalog.aclose()
 
 

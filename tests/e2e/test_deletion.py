@@ -288,9 +288,9 @@ def test_a_time_to_live_is_given_and_shown(shell: Shell, data: Path) -> None:
     assert "time to live" not in shell("show", "data")
 
 
-@pytest.mark.parametrize(("wrong", "words"), [("soon", "30d"), ("0d", "for ever"), ("-1d", "30d")])
-def test_put_refuses_a_wrong_time_to_live(shell: Shell, data: Path, wrong: str, words: str) -> None:
-    assert words in shell.error("put", "data", "--ttl", wrong, code=2)
+@pytest.mark.parametrize(("wrong", "said"), [("soon", "30d"), ("0d", "for ever"), ("-1d", "30d")])
+def test_put_refuses_a_wrong_time_to_live(shell: Shell, data: Path, wrong: str, said: str) -> None:
+    assert said in shell.error("put", "data", "--ttl", wrong, code=2)
     assert shell.json("ls") == []
 
 

@@ -70,9 +70,16 @@ class Bucket:
 
     def keys(self, prefix: str) -> set[str]:
         """Objects below the prefix, as a store names them."""
+        return set(self.sizes(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """The same, with their bytes."""
         answer = self._call("list_objects_v2", Prefix=f"{prefix}/")
         assert not answer["IsTruncated"]
-        return {item["Key"].removeprefix(f"{prefix}/") for item in answer.get("Contents", ())}
+        return {
+            item["Key"].removeprefix(f"{prefix}/"): item["Size"]
+            for item in answer.get("Contents", ())
+        }
 
     def open_uploads(self, prefix: str) -> list[str]:
         """Keys of multipart uploads that nobody completed or aborted; a key twice is two uploads."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import crashes
 import pytest
-from workplace import KIB, Place, check_hands_empty, content, read_tree
+from s3_rig import Workshop, workshop
+from services import postgres_program
+from workplace import KIB, Place, check_hands_empty, content, read_tree, scale_down
 
-from asyncart import aio
+from asyncart import aio, config
 from asyncart.aio.collect import collect
+from asyncart.aio.run import RunStart
 from asyncart.engine import compact
 from asyncart.model import object_key
+from asyncart.net import budget
 from asyncart.stores.local import LocalStore
+
+__all__ = ["workshop"]  # a fixture
 
 FILES = 160
 
@@ -30,6 +39,40 @@ def tree_of(numbers: range, large: bytes | None = None) -> dict[str, bytes]:
 
 
 LARGE = content("large", 100 * KIB)
+
+
+class PostgresPlace(Place):
+    """A place whose catalog is in a PostgreSQL database; its store is a folder."""
+
+    def __init__(self, folder: Path, catalog: str) -> None:
+        super().__init__(folder, "local", str(folder / "store"))
+        self.catalog = catalog
+
+    def init(self, project: str = "p", **more: str) -> RunStart:
+        return super().init(project, catalog=self.catalog, **more)
+
+    def settings(self) -> config.Settings:
+        places = {"home": str(self.home), "objects": self.url, "catalog": self.catalog}
+        return config.load(project="p", **places)
+
+    def query(self, text: str) -> list[tuple[object, ...]]:
+        command = [postgres_program("psql"), self.catalog, "-qAtX", "-v", "ON_ERROR_STOP=1"]
+        done = subprocess.run(
+            [*command, "-F", "\t", "-c", text],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
+        return [tuple(line.split("\t")) for line in done.stdout.splitlines()]
+
+    def execute(self, text: str) -> None:
+        self.query(text)
+
+
+def forget_cache(place: Place) -> None:
+    """What is read from now on comes from the store."""
+    shutil.rmtree(place.settings().cache_dir, ignore_errors=True)
 
 
 async def mostly_dead(place: Place, run: aio.Run) -> dict[str, dict[str, bytes]]:
@@ -48,6 +91,7 @@ async def mostly_dead(place: Place, run: aio.Run) -> dict[str, dict[str, bytes]]
 async def check_trees(place: Place, run: aio.Run, trees: dict[str, dict[str, bytes]]) -> None:
     for name, tree in trees.items():
         artifact = await run.use_artifact(f"{name}:latest")
+        forget_cache(place)
         target = place.fresh("target")
         await artifact.download(target)
         assert read_tree(target) == tree
@@ -56,12 +100,43 @@ async def check_trees(place: Place, run: aio.Run, trees: dict[str, dict[str, byt
 
 async def test_what_is_mostly_dead_is_emptied(place: Place) -> None:
     """Same digests and entries, less bytes; a second collection deletes what was emptied."""
+    await empty(place)
+
+
+async def test_what_is_mostly_dead_is_emptied_in_a_bucket(workshop: Workshop) -> None:
+    """Of a real server: what the reports say is what the bucket loses, and what was emptied is gone."""
+    async with workshop.rig(is_direct=True) as rig:
+        mixed, compacted, freed = await empty(rig, lambda: rig.bucket.sizes(rig.prefix))
+        assert mixed.items() < compacted.items()  # the copies came on top
+        assert freed.items() < compacted.items()
+        assert 0 < sum(freed.values()) < sum(mixed.values())
+        assert len(freed.keys() & mixed.keys()) < len(mixed)
+        rig.check_clean()
+
+
+async def test_what_is_mostly_dead_is_emptied_for_a_catalog_in_postgres(
+    folder: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("ASYNCART_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(budget, "_process", None)
+    scale_down(monkeypatch)
+    await empty(PostgresPlace(folder, postgres_url))
+
+
+async def empty(
+    place: Place, sizes: Callable[[], dict[str, int]] = dict
+) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Compact, and collect what that emptied. `sizes` before, between and after."""
     async with place.init() as run:
         trees = await mostly_dead(place, run)
         before = {name: await run.use_artifact(f"{name}:v0") for name in trees}
         place.execute("UPDATE sessions SET expires_at = 0")
+        await collect(place.workspace(), compact=False)
+        mixed = sizes()
         would = await collect(place.workspace(), dry_run=True)
         report = await collect(place.workspace())
+        compacted = sizes()
         assert report.compacted_objects == would.compacted_objects >= 1
         assert report.copied_bytes == would.copied_bytes
         assert report.compacted_bytes == would.compacted_bytes > 3 * report.copied_bytes
@@ -74,10 +149,15 @@ async def test_what_is_mostly_dead_is_emptied(place: Place) -> None:
             assert now.updated_at == artifact.updated_at
         await check_trees(place, run, trees)
         second = await collect(place.workspace())
+        freed = sizes()
+        if freed:
+            gone = sum(compacted.values()) - sum(freed.values())
+            assert gone == second.freed_bytes
         assert second.freed_bytes >= report.compacted_bytes
         assert second.compacted_objects == 0
         await check_trees(place, run, trees)
         for name, artifact in before.items():  # by the manifests of before
+            forget_cache(place)
             target = place.fresh("target")
             await artifact.download(target)
             assert read_tree(target) == trees[name]
@@ -85,6 +165,7 @@ async def test_what_is_mostly_dead_is_emptied(place: Place) -> None:
         await place.check_collected()
     assert not place.query("SELECT * FROM objects WHERE is_damaged")
     assert not place.query("SELECT * FROM versions WHERE is_damaged")
+    return mixed, compacted, freed
 
 
 async def test_wrong_bytes_are_not_copied(place: Place) -> None:

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
+import anyio
 import pytest
-from talk import ENTITY, Talk, content, digest, draft, in_folder, served
+from talk import ENTITY, Said, Talk, content, digest, draft, in_folder, served
 
 from asyncart.model import object_key
 
@@ -160,3 +161,55 @@ async def test_a_key_is_needed(team: Team) -> None:
     (await nobody.ask("about_me")).refused(401, "denied")
     (await nobody.ask("batch", calls=[])).refused(401, "denied")
     assert (await nobody.raw("GET", "/api/v1/openapi.json")).status == 200
+
+
+async def test_a_session_that_is_begun_twice_at_once_is_one(team: Team) -> None:
+    """As when an answer is late and the client asks again: neither of them fails."""
+    for _ in range(5):
+        session_id = os.urandom(16).hex()
+        answers: list[Said] = []
+
+        async def begin(session_id: str = session_id, answers: list[Said] = answers) -> None:
+            named = {"session_id": session_id, "entity": ENTITY, "project": "a"}
+            answers.append(await team.alice.ask("begin_session", **named))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(6):
+                tasks.start_soon(begin)
+        assert [said.status for said in answers] == [200] * 6, [said.body for said in answers]
+    (await team.alice.ask("renew_session", session_id=session_id)).ok()
+
+
+async def test_a_key_for_one_project_continues_nothing_of_another(team: Team) -> None:
+    """Not even what its own user has begun; what it began itself, it does."""
+    role = {"entity": ENTITY, "project": "b", "user": "alice", "role": "writer"}
+    (await team.admin.ask("set_project_role", **role)).ok()
+
+    async def key_for(project: str | None) -> Talk:
+        where = {} if project is None else {"entity": ENTITY, "project": project}
+        made = await team.admin.ask("create_key", user="alice", scopes=["read", "write"], **where)
+        return team.admin.with_key(made.ok()["text"])
+
+    everywhere, only_a, only_b = await key_for(None), await key_for("a"), await key_for("b")
+
+    async def begun(talk: Talk) -> str:
+        """An upload in parts that its writer gave up on."""
+        session_id = await talk.session()
+        object_id, _ = await talk.registered(session_id, token="t", resume_key="large.bin")
+        (await talk.ask("end_session", session_id=session_id)).ok()
+        return object_id
+
+    async def adopted(talk: Talk) -> str | None:
+        session_id = await talk.session()
+        found = await talk.ask("adopt_upload", session_id=session_id, resume_key="large.bin")
+        upload = found.ok()["upload"]
+        (await talk.ask("end_session", session_id=session_id)).ok()
+        return None if upload is None else str(upload["object_id"])
+
+    of_a = await begun(only_a)
+    assert await adopted(only_b) is None
+    assert await adopted(only_a) == of_a
+    assert await adopted(everywhere) == of_a
+    assert await adopted(only_a) is None  # it is of a session for any project now
+    said = await only_a.ask("object_sizes", object_ids=[of_a])
+    assert said.ok()["sizes"] == {}

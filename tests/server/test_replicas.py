@@ -13,7 +13,7 @@ import pytest
 from services import PostgresServer, S3Server, running_replicas
 
 from asyncart.wire import PREFIX
-from bench.replicas import Cluster
+from bench.replicas import Cluster, broken_address
 from bench.server.chaos import Load, check, run_load
 
 STEADY = ("--drain-s", "1", "--sweep-s", "0")
@@ -81,34 +81,39 @@ def in_background(cluster: Cluster, load: Load, place: Path) -> Iterator[list[ob
         thread.join()
 
 
-def test_a_rolling_restart_fails_no_request(
-    tmp_path: Path, place: Path, postgres: PostgresServer, seaweedfs: S3Server
-) -> None:
+@pytest.fixture(scope="module")
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, seaweedfs: S3Server
+) -> Iterator[Cluster]:
+    """Left running, though not the same processes all the time."""
+    folder = tmp_path_factory.mktemp("replicas")
+    with running_replicas(folder, postgres, seaweedfs, *STEADY) as found:
+        yield found
+
+
+def test_a_rolling_restart_fails_no_request(cluster: Cluster, place: Path) -> None:
     """Not even one that is asked once and never again; and writers notice nothing."""
-    with running_replicas(tmp_path / "replicas", postgres, seaweedfs, *STEADY) as cluster:
-        load = Load(processes=1, clients=4, logs=0, collections=2, seconds=5.0)
-        with in_background(cluster, load, place) as found, Pollers(cluster, 3) as pollers:
-            time.sleep(0.5)
-            codes = cluster.roll()
-        (outcome,) = found
-        assert codes == [0, 0]
-        assert pollers.failures == []
-        assert pollers.answered > 100
-        assert pollers.connections >= 3 + 2  # those that were told to come back elsewhere
-        assert outcome.answer.errors == []
-        assert len(outcome.answer.logged) > 4
-        assert check(cluster, load, outcome) == []
+    load = Load(processes=1, clients=4, logs=0, collections=2, seconds=5.0, project="rolling")
+    with in_background(cluster, load, place) as found, Pollers(cluster, 3) as pollers:
+        time.sleep(0.5)
+        codes = cluster.roll()
+    (outcome,) = found
+    assert codes == [0, 0]
+    assert pollers.failures == []
+    assert pollers.answered > 100
+    assert pollers.connections >= 3 + 2  # those that were told to come back elsewhere
+    assert outcome.answer.errors == []
+    assert len(outcome.answer.logged) > 4
+    assert check(cluster, load, outcome) == []
 
 
-def test_chaos(tmp_path: Path, place: Path, postgres: PostgresServer, seaweedfs: S3Server) -> None:
+def test_chaos(cluster: Cluster, tmp_path: Path, place: Path) -> None:
     """Clients log and look while requests are broken and replicas are killed: nothing is lost, nothing is
     there twice, no number is missing, and all that was seen of the aliases could have been."""
-    load = Load(processes=2, clients=6, logs=5, collections=4)
-    with running_replicas(
-        tmp_path / "replicas", postgres, seaweedfs, *STEADY, fault_rate=0.02
-    ) as cluster:
-        outcome = run_load(cluster, load, place, kill_every_s=2.0)
-        assert check(cluster, load, outcome) == []
+    load = Load(processes=2, clients=6, logs=3, collections=4, project="chaos")
+    with broken_address(cluster, tmp_path / "broken", 0.04) as broken:
+        outcome = run_load(broken, load, place, kill_every_s=1.5)
+        assert check(broken, load, outcome) == []
         assert outcome.kills
-        assert cluster.faults()
+        assert broken.faults()
         assert len(outcome.answer.seen) > 2 * len(outcome.answer.logged)

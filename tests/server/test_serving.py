@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from services import PostgresServer, S3Server
+from services import PostgresServer, S3Server, server_in_thread
 
 from asyncart.catalog import schema, upgrade
+from asyncart.server import health
 from asyncart.wire import PREFIX
 from bench.replicas import Replica, is_ready, running_replica
 
@@ -152,9 +153,9 @@ class TestRefusing:
         assert f"127.0.0.1:{port}" in words
 
     def test_objects_that_are_elsewhere(self, tmp_path: Path) -> None:
-        with running_replica(tmp_path / "one", *OPEN) as found:
-            found.kill()
-        home = tmp_path / "one" / "home"
+        home = tmp_path / "one"
+        with server_in_thread(home=str(home)):
+            pass
         code, words = refused(home, "--objects", str(tmp_path / "two"), "--no-auth")
         assert code == 2
         assert "objects of this catalog are in default" in words
@@ -255,49 +256,62 @@ class TestAnswering:
 
 
 class TestReadiness:
+    """In this process: how often the replica looks is set here."""
+
+    @pytest.fixture(autouse=True)
+    def looks_often(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(health, "KEEP_S", 0.05)
+
     def test_a_catalog_that_went_away(
         self, tmp_path: Path, postgres_url: str, postgres: PostgresServer
     ) -> None:
         """It is alive and not ready, and ready again when the database is back."""
         database = postgres_url.rpartition("/")[2]
-        where = ("--catalog", postgres_url, "--objects", str(tmp_path / "store"))
-        with running_replica(tmp_path, *OPEN, *where) as found:
-            assert is_ready(found.url)
+        where = {"catalog": postgres_url, "objects": str(tmp_path / "store")}
+        with server_in_thread(home=str(tmp_path), **where) as url:
+            assert is_ready(url)
             postgres.execute(
                 f"ALTER DATABASE {database} ALLOW_CONNECTIONS false",
                 f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'",
             )
-            wait_for(lambda: not is_ready(found.url))
-            assert ask(found.url, "/healthz")[0].status == 200
-            assert ask(found.url, "/metrics")[0].status == 200
-            _, body = ask(found.url, "/readyz")
+            wait_for(lambda: not is_ready(url))
+            assert ask(url, "/healthz")[0].status == 200
+            assert ask(url, "/metrics")[0].status == 200
+            _, body = ask(url, "/readyz")
             (problem,) = json.loads(body)["problems"]
             assert problem.startswith("catalog")
             assert database not in problem
             postgres.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
-            wait_for(lambda: is_ready(found.url))
+            wait_for(lambda: is_ready(url))
 
     def test_a_schema_that_somebody_upgraded(
-        self, tmp_path: Path, postgres_url: str, postgres: PostgresServer
+        self,
+        tmp_path: Path,
+        postgres_url: str,
+        postgres: PostgresServer,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        where = ("--catalog", postgres_url, "--objects", str(tmp_path / "store"))
-        with running_replica(tmp_path, *OPEN, *where) as found:
-            assert is_ready(found.url)
+        where = {"catalog": postgres_url, "objects": str(tmp_path / "store")}
+        with server_in_thread(home=str(tmp_path), **where) as url:
+            assert is_ready(url)
             _set_revision(postgres, postgres_url, "9999")
-            wait_for(lambda: not is_ready(found.url))
-            assert "the schema is 9999" in found.said()
+            wait_for(lambda: not is_ready(url))
+            assert "the schema is 9999" in caplog.text
 
-    def test_a_bucket_that_went_away(self, tmp_path: Path, seaweedfs: S3Server) -> None:
+    def test_a_bucket_that_went_away(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seaweedfs: S3Server
+    ) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as silent:  # takes, never answers
             endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
             environment = {**seaweedfs.environment(), "AWS_ENDPOINT_URL_S3": endpoint}
-            with running_replica(
-                tmp_path, *OPEN, "--objects", "s3://bucket/x", environment=environment
-            ) as found:
-                answer, body = ask(found.url, "/readyz")
+            for name, value in environment.items():
+                monkeypatch.setenv(name, value)
+            monkeypatch.setattr(health, "PATIENCE_S", 0.3)
+            with server_in_thread(home=str(tmp_path), objects="s3://bucket/x") as url:
+                answer, body = ask(url, "/readyz")
                 assert answer.status == 503
                 assert json.loads(body)["problems"][0].startswith("store")
-                assert ask(found.url, "/healthz")[0].status == 200
+                assert ask(url, "/healthz")[0].status == 200
 
 
 class TestEnding:
