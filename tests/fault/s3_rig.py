@@ -7,6 +7,7 @@ event loop. Sizes are scaled down as far as the server allows (parts of 5 MiB), 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import shutil
@@ -43,6 +44,12 @@ PART_BYTES = 5 * MIB  # S3's own rule, and the server's
 LARGE_BYTES = 6 * MIB  # two parts
 
 
+@functools.cache
+def _aws() -> botocore.session.Session:
+    """One for all: each has to read the description of S3 first, 0.3 s."""
+    return botocore.session.Session()
+
+
 class Bucket:
     """The bucket as it is, seen without asyncart and without the proxy. Blocking: for a thread.
 
@@ -52,7 +59,7 @@ class Bucket:
     def __init__(self, server: S3Server) -> None:
         self.name = server.bucket
         self._lock = threading.Lock()
-        self._client: Any = botocore.session.Session().create_client(
+        self._client: Any = _aws().create_client(
             "s3",
             endpoint_url=server.endpoint,
             region_name="us-east-1",
