@@ -10,7 +10,7 @@ audited route holds a secret; keys are made by the server and named by their ids
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -94,39 +94,36 @@ class AuditedDatabase:
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        pending = _pending.get()
-        if pending is None or pending.is_written:
-            return await self._database.write(work, *args, **kwargs)
-        result = await self._database.write(_recorded, pending.deed, _bound(work, *args, **kwargs))
-        pending.is_written = True
-        return result
+        return await self._run(self._database.write, work, *args, **kwargs)
 
     async def write_alone(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        return await self._run(self._database.write_alone, work, *args, **kwargs)
+
+    async def _run(
+        self,
+        transaction: Callable[[Callable[[Connection], T]], Awaitable[T]],
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         pending = _pending.get()
-        if pending is None or pending.is_written:
-            return await self._database.write_alone(work, *args, **kwargs)
-        bound = _bound(work, *args, **kwargs)
-        result = await self._database.write_alone(_recorded, pending.deed, bound)
-        pending.is_written = True
+        deed = pending.deed if pending is not None and not pending.is_written else None
+
+        def then_the_deed(conn: Connection) -> T:
+            result = work(conn, *args, **kwargs)
+            if deed is not None and not _is_idle(result):
+                audit.append(conn, deed._replace(detail=deed.detail | _result(result)))
+            return result
+
+        result = await transaction(then_the_deed)
+        if pending is not None:
+            pending.is_written = True
         return result
 
     async def aclose(self) -> None:
         await self._database.aclose()
-
-
-def _bound(
-    work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-) -> Callable[[Connection], T]:
-    return lambda conn: work(conn, *args, **kwargs)
-
-
-def _recorded(conn: Connection, deed: Deed, work: Callable[[Connection], T]) -> T:
-    result = work(conn)
-    if not _is_idle(result):
-        audit.append(conn, deed._replace(detail=deed.detail | _result(result)))
-    return result
 
 
 def _is_idle(result: object) -> bool:

@@ -9,7 +9,7 @@ of ours, and its answer is not given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Concatenate, ParamSpec, TypeVar
@@ -57,42 +57,37 @@ class JoinedDatabase:
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        pending = _pending.get()
-        if pending is None or pending.is_passed:
-            return await self.database.read(work, *args, **kwargs)
-        result = await self.database.read(_both(pending.check, work, *args, **kwargs))
-        pending.is_passed = True
-        return result
+        return await self._run(self.database.read, work, *args, **kwargs)
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        pending = _pending.get()
-        if pending is None or pending.is_passed:
-            return await self.database.write(work, *args, **kwargs)
-        result = await self.database.write(_both(pending.check, work, *args, **kwargs))
-        pending.is_passed = True
-        return result
+        return await self._run(self.database.write, work, *args, **kwargs)
 
     async def write_alone(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        return await self._run(self.database.write_alone, work, *args, **kwargs)
+
+    async def _run(
+        self,
+        transaction: Callable[[Callable[[Connection], T]], Awaitable[T]],
+        work: Callable[Concatenate[Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         pending = _pending.get()
-        if pending is None or pending.is_passed:
-            return await self.database.write_alone(work, *args, **kwargs)
-        result = await self.database.write_alone(_both(pending.check, work, *args, **kwargs))
-        pending.is_passed = True
+        is_first = pending is not None and not pending.is_passed
+
+        def first_the_check(conn: Connection) -> T:
+            if pending is not None and is_first:
+                pending.check(conn)
+            return work(conn, *args, **kwargs)
+
+        result = await transaction(first_the_check)
+        if pending is not None:
+            pending.is_passed = True
         return result
 
     async def aclose(self) -> None:
         await self.database.aclose()
-
-
-def _both(
-    check: Check, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-) -> Callable[[Connection], T]:
-    def first_the_check(conn: Connection) -> T:
-        check(conn)
-        return work(conn, *args, **kwargs)
-
-    return first_the_check
