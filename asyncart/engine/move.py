@@ -21,7 +21,7 @@ from . import plan
 from .compact import Moves, Place, Run, Surveyed, runs
 from .fetch import is_right_at_last
 from .index import Index
-from .objects import ObjectWriter
+from .packing import Pack, Spans
 from .tasks import Threads, task_group
 
 WORKERS = 4  # objects read at once: enough to fill a network, few enough for any budget
@@ -108,61 +108,36 @@ def _piece(run: Run, place: Place, buffer: memoryview) -> memoryview:
 
 
 def _views(run: Run, buffer: memoryview) -> list[memoryview]:
-    """The pieces' bytes in order; neighbours become one: fewer, larger writes."""
-    views: list[memoryview] = []
-    start = end = 0
+    """The pieces' bytes in order."""
+    spans = Spans()
     for place, _ in run.pieces:
-        if place.offset - run.offset != end or start == end:
-            if end > start:
-                views.append(buffer[start:end])
-            start = end = place.offset - run.offset
-        end += place.length
-    return [*views, buffer[start:end]]
+        spans.add(place.offset - run.offset, place.length)
+    return spans.views(buffer)
 
 
-class _Pack:
-    """The object that one worker fills; a full one is sealed and the next one begun."""
+class _Pack(Pack):
+    """A pack of what is moved."""
 
     def __init__(
         self, store: Store, index: Index, group: anyio.abc.TaskGroup, budget: Budget
     ) -> None:
-        self._store = store
-        self._index = index
-        self._group = group
-        self._budget = budget
-        self._writer: ObjectWriter | None = None
+        super().__init__(store, index, group, budget)
         self.stored: list[tuple[str, int]] = []
 
     async def append(self, run: Run, lease: Lease) -> dict[Place, Extent]:
         """Store the pieces of the run, which lie in the leased buffer; where they lie now."""
-        nbytes = sum(place.length for place, _ in run.pieces)
-        if self._writer is not None and self._writer.size + nbytes > plan.PACK_BYTES:
-            await self.seal()
-        if self._writer is None:
-            self._writer = ObjectWriter(self._store, self._index, self._group, budget=self._budget)
-        views = _views(run, lease.buffer)
-        digests = b"".join(digest for _, digest in run.pieces)
-        held_bytes = len(lease.buffer)
-        offset = await self._writer.append(views, digests, lease.release, held_bytes)
+        object_id, offset = await self.add(
+            _views(run, lease.buffer),
+            [digest for _, digest in run.pieces],
+            lease.release,
+            len(lease.buffer),
+        )
         extents = {}
         for place, _ in run.pieces:
-            extents[place] = Extent(self._writer.object_id, offset, place.length)
+            extents[place] = Extent(object_id, offset, place.length)
             offset += place.length
         return extents
 
-    async def let_go(self) -> None:
-        if self._writer is not None and not await self._writer.let_go():
-            await self.seal()
-
-    async def seal(self) -> None:
-        writer = self._writer
-        if writer is None:
-            return
-        await writer.finish()
-        await self._index.add_stored([(writer.object_id, writer.size, ())], [])
-        self.stored.append((writer.object_id, writer.size))
-        self._writer = None
-
-    async def abort(self) -> None:
-        if self._writer is not None:
-            await self._writer.abort()
+    async def _sealed(self, object_id: str, size: int) -> None:
+        await self._index.add_stored([(object_id, size, ())], [])
+        self.stored.append((object_id, size))

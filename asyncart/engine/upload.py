@@ -27,6 +27,7 @@ from .chunking import merge_extents, select_runs
 from .index import Index
 from .listing import IMMUTABLE, Listing
 from .objects import ABORT_S, ObjectWriter, Shared
+from .packing import Pack, Spans
 from .reading import Batch, Block, Changed, LargeFile, LinkedFile, changed, read_batch, stat_file
 from .statcache import Stamp
 from .tally import Tally
@@ -269,7 +270,7 @@ class _Batch:
         """Their bytes, in the order of `laid_out`."""
         if len(positions) == len(self.rows) and not self._moved:
             return [self._buffer[: self.total]]
-        spans = _Spans()
+        spans = Spans()
         apart = []
         for position in positions:
             data = self._moved.get(self.rows[position])
@@ -286,14 +287,13 @@ class _Batch:
         return sorted(positions, key=lambda position: self.rows[position] in self._moved)
 
 
-class _Pack:
-    """The pack that one worker fills. Sealed when full: from then on the catalog offers its contents."""
+class _Pack(Pack):
+    """A pack of small files. Sealed: from then on the catalog offers its contents."""
 
     def __init__(self, uploader: Uploader, listing: Listing, group: anyio.abc.TaskGroup) -> None:
+        super().__init__(uploader._store, uploader._index, group, uploader._budget)
         self._uploader = uploader
         self._listing = listing
-        self._group = group
-        self._writer: ObjectWriter | None = None
         # columns of the files in it, in order
         self._digests: list[bytes] = []
         self._sizes: list[int] = []
@@ -309,43 +309,21 @@ class _Pack:
         positions = batch.laid_out(positions)
         digests = [batch.digests[position] for position in positions]
         sizes = [batch.sizes[position] for position in positions]
-        nbytes = sum(sizes)
-        if self._writer is not None and self._writer.size + nbytes > plan.PACK_BYTES:
-            await self.seal()
-        if self._writer is None:
-            uploader = self._uploader
-            self._writer = ObjectWriter(
-                uploader._store, uploader._index, self._group, budget=uploader._budget
-            )
-        offset = await self._writer.append(
-            batch.views(positions), b"".join(digests), done, batch.held_bytes
-        )
+        object_id, offset = await self.add(batch.views(positions), digests, done, batch.held_bytes)
         self._listing.place_run(
             [batch.rows[position] for position in positions],
-            self._writer.object_id,
+            object_id,
             list(itertools.accumulate(sizes[:-1], initial=offset)),
         )
         self._digests += digests
         self._sizes += sizes
-        return nbytes
+        return sum(sizes)
 
-    async def let_go(self) -> None:
-        if self._writer is not None and not await self._writer.let_go():
-            await self.seal()
-
-    async def seal(self) -> None:
-        writer = self._writer
-        if writer is None:
-            return
-        await writer.finish()
-        contents = side_by_side(writer.object_id, self._digests, self._sizes)
-        await self._uploader._index.add_stored([(writer.object_id, writer.size, ())], contents)
+    async def _sealed(self, object_id: str, size: int) -> None:
+        contents = side_by_side(object_id, self._digests, self._sizes)
+        await self._index.add_stored([(object_id, size, ())], contents)
         self._uploader.release_claims(self._digests)
-        self._writer, self._digests, self._sizes = None, [], []
-
-    async def abort(self) -> None:
-        if self._writer is not None:
-            await self._writer.abort()
+        self._digests, self._sizes = [], []
 
 
 # What is done with a block, its buffer, and what to call once that may be reused; returns how many bytes
@@ -465,7 +443,7 @@ class _Large:
         if written:
             await writer.begin(b"".join(written))
             self._uploader._unfinished.add(writer.object_id)
-        spans = _Spans()
+        spans = Spans()
         offset, start = writer.size, 0
         for length, digest, extent, is_pointed in zip(
             block.lengths, block.digests, known, pointed, strict=True
@@ -517,22 +495,6 @@ class _Linked:
 
 async def _holds_nothing() -> None:
     """Nothing of a file that is only hashed waits to be sent."""
-
-
-class _Spans:
-    """Pieces of a buffer; neighbours become one: fewer, larger writes."""
-
-    def __init__(self) -> None:
-        self._spans: list[tuple[int, int]] = []
-
-    def add(self, start: int, length: int) -> None:
-        if self._spans and self._spans[-1][1] == start:
-            self._spans[-1] = (self._spans[-1][0], start + length)
-        else:
-            self._spans.append((start, start + length))
-
-    def views(self, buffer: memoryview) -> list[memoryview]:
-        return [buffer[start:stop] for start, stop in self._spans]
 
 
 def side_by_side(object_id: str, digests: Sequence[bytes], sizes: Sequence[int]) -> list[Content]:
