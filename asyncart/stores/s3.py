@@ -14,7 +14,6 @@ the store may leave the question open until something is sent (`find_checksum`).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -22,16 +21,15 @@ from urllib.parse import urlencode
 
 import anyio
 
-from asyncart.errors import AsyncartError, Corrupt, Invalid, NotFound, TransferError, Unavailable
-from asyncart.net.pace import Rate
+from asyncart.errors import AsyncartError, Invalid, NotFound, TransferError, Unavailable
 from asyncart.net.plane import STALL_S, AttemptError, ResponseHead
 from asyncart.net.retry import Transfer
-from asyncart.net.stream_plane import StreamPlane
 from asyncart.threads import run_blocking
 
 from . import aws, checksums
 from .presigned import Presigner
 from .protocol import Listed, Page
+from .remote import is_etag_of, own_transfer, too_short, whole_size
 
 PART_BYTES = 8 << 20  # S3 needs >= 5 MiB; 16 uploads of 8 MiB fit into the memory budget
 MAX_PARTS = 10_000
@@ -42,11 +40,6 @@ REPEATS = 3  # of a request that reached the wrong region, or arrived damaged
 CLEANUP_S = 5.0  # aborting an upload that was cancelled
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-
-
-def _own_transfer(stall_timeout_s: float, limit_rate_bytes: int) -> Transfer:
-    rate = Rate(limit_rate_bytes) if limit_rate_bytes else None
-    return Transfer(StreamPlane(stall_s=stall_timeout_s), rate=rate)
 
 
 class S3Store:
@@ -114,7 +107,7 @@ class S3Store:
         return cls(
             access,
             prefix,
-            transfer or _own_transfer(stall_timeout_s, limit_rate_bytes),
+            transfer or own_transfer(stall_timeout_s, limit_rate_bytes),
             owns_transfer=owns,
             checksum=checksum,
         )
@@ -147,8 +140,7 @@ class S3Store:
             offset,
             buffer.nbytes,
         )
-        total = _TOTAL.match(head.headers.get("content-range", ""))
-        return int(total[1]) if total else None
+        return whole_size(head.headers)
 
     async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
         checksum = await self.sent_checksum()
@@ -378,15 +370,6 @@ class Part(NamedTuple):
     size: int
     etag: str
 
-    def holds(self, buffers: Sequence[memoryview]) -> bool:
-        """Whether it is certain that the part has these bytes: where the ETag is their MD5."""
-        if self.size != sum(buffer.nbytes for buffer in buffers):
-            return False
-        md5 = hashlib.md5(usedforsecurity=False)
-        for buffer in buffers:
-            md5.update(buffer)
-        return self.etag.strip('"') == md5.hexdigest()
-
 
 class Token(NamedTuple):
     """`CHECKSUM/ID` or `/ID`: the store's upload id, and the checksum that goes with every part."""
@@ -428,7 +411,8 @@ class S3Upload:
             raise Invalid(f"{self._name}: more than {MAX_PARTS} parts; send larger ones")
         if number in self._found:
             self._found.discard(number)
-            if await run_blocking(self._parts[number].holds, buffers):
+            sent = self._parts[number]
+            if await run_blocking(is_etag_of, sent.etag, sent.size, buffers):
                 return  # it arrived, and nobody was told
         size = sum(buffer.nbytes for buffer in buffers)
         header = await _checksum_header(self._checksum, buffers)
@@ -505,9 +489,6 @@ def _split(url: str) -> tuple[str, str]:
     return bucket, prefix + "/" if prefix else ""
 
 
-_TOTAL = re.compile(r"bytes\s+(?:\d+-\d+|\*)/(\d+)\s*\Z", re.IGNORECASE)
-
-
 def _explained(error: AsyncartError, what: str, offset: int, length: int) -> AsyncartError:
     """The same error, where S3 tells more than HTTP: no bucket, or an object that is too short."""
     cause = error.__cause__
@@ -515,10 +496,7 @@ def _explained(error: AsyncartError, what: str, offset: int, length: int) -> Asy
         return error
     if aws.Refusal.of_attempt(cause).code == "NoSuchBucket":
         return aws.no_such_bucket(what)
-    total = _TOTAL.match(cause.headers.get("content-range", ""))
-    if length and total is not None and int(total[1]) < offset + length:
-        return Corrupt(f"{what}: ends at {total[1]}: {length} bytes wanted from {offset} on")
-    return error
+    return too_short(error, what, offset, length) or error
 
 
 async def _checksum_header(algorithm: str | None, buffers: Sequence[memoryview]) -> dict[str, str]:

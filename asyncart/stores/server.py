@@ -13,7 +13,6 @@ but unfinished objects of this principal's sessions.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
@@ -23,7 +22,6 @@ import anyio
 from asyncart import wire
 from asyncart.errors import (
     AsyncartError,
-    Corrupt,
     Denied,
     Invalid,
     NotFound,
@@ -32,21 +30,19 @@ from asyncart.errors import (
 )
 from asyncart.model import object_key
 from asyncart.net.control import ServerClient
-from asyncart.net.pace import Rate
 from asyncart.net.plane import STALL_S, AttemptError, ResponseHead
-from asyncart.net.retry import Sign, Signed, Transfer
-from asyncart.net.stream_plane import StreamPlane
+from asyncart.net.retry import Sign, Signed
 from asyncart.threads import run_blocking
 from asyncart.wire import UrlMethod
 
 from .protocol import Page
+from .remote import is_etag_of, own_transfer, too_short, whole_size
 
 PARTS_AHEAD = 16  # URLs of one question: 128 MiB of parts
 KEYS_PER_CALL = 1000
 CLEANUP_S = 5.0  # aborting an upload that was cancelled
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{32}")
-_TOTAL = re.compile(r"bytes\s+(?:\d+-\d+|\*)/(\d+)\s*\Z", re.IGNORECASE)
 
 
 class ServerStore:
@@ -63,12 +59,11 @@ class ServerStore:
         stall_timeout_s: float = STALL_S,
         limit_rate_bytes: int = 0,
     ) -> None:
-        rate = Rate(limit_rate_bytes) if limit_rate_bytes else None
         self.client = client
         self.url = client.origin
         # 1 would mean that a piece of any size may go anywhere at once: over a network it is a request
         self.part_bytes = max(me.part_bytes, 1 << 20)
-        self.transfer = Transfer(StreamPlane(stall_s=stall_timeout_s), rate=rate)
+        self.transfer = own_transfer(stall_timeout_s, limit_rate_bytes)
         self._owns_client = owns_client
 
     @classmethod
@@ -126,8 +121,7 @@ class ServerStore:
             offset,
             buffer.nbytes,
         )
-        total = _TOTAL.match(head.headers.get("content-range", ""))
-        return int(total[1]) if total else None
+        return whole_size(head.headers)
 
     async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
         wanted = wire.WantedUrl(object_id=object_id_of(key), method=UrlMethod.PUT)
@@ -219,12 +213,8 @@ class ServerStore:
                 raise NotFound(
                     f"{what}: {error}"
                 ) from error  # the server's words, when it was to sign
-            if length and isinstance(cause, AttemptError):
-                total = _TOTAL.match(cause.headers.get("content-range", ""))
-                if total is not None and int(total[1]) < offset + length:
-                    raise Corrupt(
-                        f"{what}: ends at {total[1]}: {length} bytes wanted from {offset} on"
-                    ) from cause
+            if short := too_short(error, what, offset, length):
+                raise short from cause
             raise
 
 
@@ -233,15 +223,6 @@ class _Part(NamedTuple):
 
     size: int
     etag: str
-
-    def holds(self, buffers: Sequence[memoryview]) -> bool:
-        """Whether it is certain that the part has these bytes: where the ETag is their MD5."""
-        if self.size != sum(buffer.nbytes for buffer in buffers):
-            return False
-        md5 = hashlib.md5(usedforsecurity=False)
-        for buffer in buffers:
-            md5.update(buffer)
-        return self.etag.strip('"') == md5.hexdigest()
 
 
 class ServerUpload:
@@ -261,7 +242,8 @@ class ServerUpload:
     async def part(self, index: int, offset: int, buffers: Sequence[memoryview]) -> None:
         if index in self._found:
             self._found.discard(index)
-            if await run_blocking(self._parts[index].holds, buffers):
+            sent = self._parts[index]
+            if await run_blocking(is_etag_of, sent.etag, sent.size, buffers):
                 return  # it arrived, and nobody was told
         size = sum(buffer.nbytes for buffer in buffers)
         wanted = self._wanted(index, offset)
