@@ -94,17 +94,19 @@ def has_colour() -> bool:
     )
 
 
-def confirm(question: str, *, is_sure: bool) -> None:
-    """Go on if the user says so. Without a terminal nobody is asked: then `--yes` has to say it."""
+def confirm(question: str, above: Sequence[str] = ()) -> None:
+    """Go on if the user says so, to a question below these lines.
+
+    Without a terminal nobody is asked: then `--yes` has to say it. Raises Denied.
+    """
     import click
 
     from ..errors import Denied
 
-    if is_sure:
-        return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Denied(f"{question} Nobody can be asked here: --yes says so")
-    if not click.confirm(question, err=True):
+    sys.stderr.write("".join(printable(line) + "\n" for line in above))
+    if not click.confirm(printable(question), err=True):
         raise Denied("nothing was changed, because the answer was no")
 
 

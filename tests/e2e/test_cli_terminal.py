@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,17 @@ def shell(tmp_path: Path) -> Shell:
 
 
 def on_terminal(
-    shell: Shell, *arguments: str, typed: str = "", columns: int = 100, **variables: str
+    shell: Shell,
+    *arguments: str,
+    typed: str = "",
+    at_question: Callable[[], object] | None = None,
+    columns: int = 100,
+    **variables: str,
 ) -> tuple[int, str]:
-    """The exit code, and what appeared on the terminal, of a command that has nothing else."""
+    """The exit code, and what appeared on the terminal, of a command that has nothing else.
+
+    `at_question` is called when the command has asked, before anything is typed.
+    """
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (40, columns))
     environment = shell.environment | {"TERM": "xterm-256color"} | variables
@@ -43,8 +52,12 @@ def on_terminal(
         stderr=follower,
     )
     os.close(follower)
-    os.write(leader, typed.encode())
     seen = bytearray()
+    if at_question is not None:
+        while b"[y/N]" not in seen:
+            seen += os.read(leader, 65536)
+        at_question()
+    os.write(leader, typed.encode())
     try:
         while block := os.read(leader, 65536):
             seen += block
@@ -79,6 +92,45 @@ def test_rm_asks_on_a_terminal(shell: Shell) -> None:
     code, seen = on_terminal(shell, "rm", "data:v0", typed="y\n")
     assert code == 0
     assert "deleted" in seen
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ["data", "--keep-last", "1"],
+        ["data", "--older-than", "0s"],
+        ["data", "--all"],
+        ["data:latest"],
+    ],
+    ids=lambda rule: rule[-1],
+)
+def test_rm_deletes_nothing_that_its_question_did_not_name(shell: Shell, rule: list[str]) -> None:
+    """Another version is logged while the question stands: the rule would let another one go by then."""
+
+    def put() -> None:
+        shell.write("data/a", os.urandom(8))
+        shell("put", "data")
+
+    for _ in range(2):
+        put()
+    code, seen = on_terminal(shell, "rm", *rule, at_question=put, typed="y\n")
+    assert code == 4
+    assert "changed while you were asked; nothing was deleted" in seen
+    assert [each["version"] for each in shell.json("ls", "data")] == ["v2", "v1", "v0"]
+    code, seen = on_terminal(shell, "rm", *rule, typed="y\n")
+    assert code == 0, seen
+
+
+def test_many_versions_stand_above_the_question(shell: Shell) -> None:
+    for number in range(5):
+        shell.write("data/a", str(number))
+        shell("put", "data")
+    code, seen = on_terminal(shell, "rm", "data", "--keep-last", "1", typed="y\n")
+    assert code == 0
+    listed = [f"local/uncategorized/data:v{number}" for number in (3, 2, 1, 0)]
+    asked, answered = seen.split("Delete these 4 versions? [y/N]: ")
+    assert asked.splitlines()[-4:] == listed
+    assert answered.splitlines()[-4:] == [f"{name}  deleted" for name in listed]
 
 
 def test_nothing_is_cut_on_a_narrow_terminal(shell: Shell) -> None:

@@ -132,7 +132,8 @@ def clear(options: Options, yes: bool) -> None:
 
     settings = config.load(home=options.home)
     before = sum(kind.bytes for kind in leftovers.leftovers(settings))
-    screen.confirm(f"Clear {size(before)} of caches in {settings.home}?", is_sure=yes)
+    if not yes:
+        screen.confirm(f"Clear {size(before)} of caches in {settings.home}?")
     leftovers.clear(settings)
     freed = max(0, before - sum(kind.bytes for kind in leftovers.leftovers(settings)))
     if options.is_json:

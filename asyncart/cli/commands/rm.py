@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
+from ...errors import Conflict, Invalid
 from ..options import Command, Options, pass_options
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ...aio import Api, Artifact
+
+NAMES_IN_A_QUESTION = 3  # more of them stand above it, on lines of their own
 
 
 @click.command(cls=Command, short_help="Delete versions.")
@@ -50,17 +53,39 @@ def rm(
 
     age = None if older_than is None else durations.parse(older_than)
     work = _work(refs, keep_last, age, is_all, delete_aliases)
-    found = runner.with_api(options, lambda api: work(api, True))
-    names = [artifact.qualified_name for artifact in found]
-    if dry_run or not names:
-        _tell(options, names, is_dry_run=dry_run)
+    if yes or dry_run:
+        found = runner.with_api(options, lambda api: work(api, dry_run))
+        _tell(options, _names(found), is_dry_run=dry_run)
         return
-    screen.confirm(f"Delete {', '.join(names)}?", is_sure=yes)
-    deleted = runner.with_api(options, lambda api: work(api, False))
-    _tell(options, [artifact.qualified_name for artifact in deleted], is_dry_run=False)
+    shown = _names(runner.with_api(options, lambda api: work(api, True)))
+    if not shown:
+        _tell(options, [], is_dry_run=False)
+        return
+    if len(shown) <= NAMES_IN_A_QUESTION:
+        screen.confirm(f"Delete {', '.join(shown)}?")
+    else:
+        screen.confirm(f"Delete these {len(shown):,} versions?", above=shown)
+
+    async def delete_what_was_shown(api: Api) -> list[Artifact]:
+        """The question may have stood there for hours: nothing goes that it did not name."""
+        now = _names(await work(api, True))
+        if now != shown:
+            raise Conflict(
+                f"{', '.join(sorted({*now} ^ {*shown}))}: changed while you were asked; "
+                "nothing was deleted, run it again to see what would be"
+            )
+        delete = work if is_all else _versions(shown, delete_aliases)
+        return await delete(api, False)
+
+    deleted = runner.with_api(options, delete_what_was_shown)
+    _tell(options, _names(deleted), is_dry_run=False)
 
 
 Work: TypeAlias = "Callable[[Api, bool], Awaitable[list[Artifact]]]"  # True: a dry run
+
+
+def _names(artifacts: Sequence[Artifact]) -> list[str]:
+    return [artifact.qualified_name for artifact in artifacts]
 
 
 def _work(
@@ -71,7 +96,6 @@ def _work(
     delete_aliases: bool,
 ) -> Work:
     """What was asked for. Raises Invalid for what contradicts itself."""
-    from ...errors import Invalid
     from .. import targets
 
     has_rules = keep_last is not None or older_than is not None
@@ -113,16 +137,12 @@ def _work(
 
 
 def _versions(refs: Sequence[str], delete_aliases: bool) -> Work:
-    found: dict[str, Artifact] = {}
-
     async def versions(api: Api, is_dry_run: bool) -> list[Artifact]:
-        if not found:  # else they were asked about: `latest` may be another one by now
-            for ref in refs:
-                artifact = await api.artifact(ref)
-                found[artifact.qualified_name] = artifact
+        artifacts = [await api.artifact(ref) for ref in refs]
+        found = {artifact.qualified_name: artifact for artifact in artifacts}
         if not is_dry_run:
-            for name in found:
-                await (await api.artifact(name)).delete(delete_aliases=delete_aliases)
+            for artifact in found.values():
+                await artifact.delete(delete_aliases=delete_aliases)
         return list(found.values())
 
     return versions
