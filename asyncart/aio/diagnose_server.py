@@ -28,5 +28,4 @@ async def _ask(settings: Settings, checkup: Checkup) -> None:
         checkup.ok("entity", f"{settings.entity or me.entity}", settings.entity or me.entity)
         checkup.ok("objects", f"in {me.store}", me.store)
     finally:
-        await served.store.aclose()
-        await served.catalog.aclose()
+        await served.aclose()

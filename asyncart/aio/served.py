@@ -60,3 +60,7 @@ class Served:
             limit_rate_bytes=settings.limit_rate_bytes,
         )
         return cls(HttpCatalog(client), store, me, api_key)
+
+    async def aclose(self) -> None:
+        await self.store.aclose()
+        await self.catalog.aclose()

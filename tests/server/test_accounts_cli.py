@@ -141,3 +141,11 @@ def test_help_names_every_group() -> None:
     said = CliRunner().invoke(command, ["--help"]).output
     for name in ("user", "team", "role", "key", "alias", "audit"):
         assert f"  {name} " in said
+
+
+def test_without_a_key_it_is_said_how_to_get_one(
+    admin: Callable[..., Any], asyncart_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ASYNCART_API_KEY")
+    said = json.loads(admin("user", "list", code=5))
+    assert f"`asyncart login {asyncart_server.url}`" in said["message"]

@@ -396,27 +396,18 @@ def _pages(
 async def _connected(options: Options) -> AsyncIterator[ServerClient]:
     """The server that is configured, with the key that is, or that was stored for it."""
     from ... import config
-    from ...credentials import find_key
+    from ...aio.served import Served
+    from ...engine.tasks import Threads
     from ...errors import Invalid
-    from ...net.control import ServerClient
-    from ...threads import run_blocking
 
     settings = config.load(home=options.home)
     if not settings.server:
         raise Invalid("there is no server to manage: `asyncart login URL`, or set ASYNCART_SERVER")
-    found = (
-        None if settings.api_key else await run_blocking(find_key, settings.home, settings.server)
-    )
-    client = ServerClient(
-        settings.server,
-        settings.api_key or (found.api_key if found is not None else ""),
-        allow_insecure_http=settings.allow_insecure_http,
-        stall_s=settings.stall_timeout_s,
-    )
+    served = await Served.open(settings, Threads(1))
     try:
-        yield client
+        yield served.catalog.client
     finally:
-        await client.aclose()
+        await served.aclose()
 
 
 def _do(options: Options, said: str, route: str, **fields: Any) -> None:

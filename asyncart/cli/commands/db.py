@@ -56,16 +56,16 @@ def status(options: Options, catalog: str | None) -> None:
 @pass_options
 def upgrade(options: Options, catalog: str | None) -> None:
     """Make the tables, or bring them up to date. Servers of an older version stop being ready then."""
-    from ...catalog import opening
+    from ... import catalog as catalogs
+    from ...catalog.opening import schema_state
     from .. import runner, screen
 
     url = _catalog_url(options, catalog)
 
     async def work() -> tuple[SchemaState, SchemaState]:
-        before = await opening.schema_state(url)
-        opened = await opening.open_catalog(url, may_upgrade=True)
-        await opened.aclose()
-        return before, await opening.schema_state(url)
+        before = await schema_state(url)
+        await catalogs.upgrade(url)
+        return before, await schema_state(url)
 
     before, after = runner.run(options, work)
     if options.is_json:
