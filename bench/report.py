@@ -171,19 +171,21 @@ def table(rows: Iterable[Row], record: Record) -> Table:
 def markdown(rows: Sequence[Row], record: Record) -> str:
     """The README's table: every row of the suite, measured or not."""
     lines = [
-        "| case | asyncart | peers | measured (demanded) |",
-        "|---|---|---|---|",
+        "| case | rounds | asyncart | peers | measured (demanded) |",
+        "|---|---|---|---|---|",
     ]
     for row in rows:
         verdicts = "<br>".join(told(verdict) for verdict in judge(row, record.results))
         ours, theirs = _ours(row, record.results), ", ".join(_theirs(row, record.results))
-        lines.append(f"| {row.title} | {ours} | {theirs} | {verdicts} |")
+        rounds = len(record.results.measured.get(row.name, {}).get(OURS, ())) or ""
+        lines.append(f"| {row.title} | {rounds} | {ours} | {theirs} | {verdicts} |")
     machine = record.machine
     versions = ", ".join(f"{name} ({version})" for name, version in record.versions.items())
     days = sorted({day[:10] for day in record.recorded_at.values()})
     lines += [
         "",
-        f"Medians; {machine.get('cores')} cores {machine.get('cpu')}, {machine.get('memory_gib')} GiB,"
+        "Medians of so many rounds; peers that take minutes took part in fewer.",
+        f"{machine.get('cores')} cores {machine.get('cpu')}, {machine.get('memory_gib')} GiB,"
         f" Python {machine.get('python')}, data on {machine.get('filesystem')};"
         f" {', '.join(days)}. Peers: {versions}.",
     ]

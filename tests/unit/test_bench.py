@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import data, report
+from bench import data, machine, report
 from bench.case import OURS, Results, Row, ceiling, faster, judge, times
 from bench.measure import Command, CommandFailed, Measurement, run
 from bench.suites import NAMES, load
@@ -99,6 +99,23 @@ class TestRecords:
         suite = load("embedded")
         text = report.markdown(suite.rows(), record(results(asyncart=1.0)))
         assert all(row.title in text for row in suite.rows())
+
+    def test_markdown_says_how_often_each_row_was_measured(self) -> None:
+        found = results(asyncart=1.0, cp=1.0)
+        found.add("row", OURS, Measurement(2.0))
+        text = report.markdown([ROW, Row("other", "not measured", ROW.targets)], record(found))
+        assert [line.split("|")[1:3] for line in text.splitlines()[2:4]] == [
+            [" a row ", " 2 "],
+            [" not measured ", "  "],
+        ]
+
+
+def test_file_systems_have_the_names_that_they_were_mounted_by(tmp_path: Path) -> None:
+    """Asked of the kernel's list of mounts, where each of the family ext2, ext3, ext4 is itself."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text("utf-8").splitlines()]
+    kinds = {fields[1]: fields[2] for fields in mounts}
+    assert machine.filesystem(Path("/")) == kinds["/"]
+    assert machine.filesystem(tmp_path / "missing") == "unknown"
 
 
 @pytest.mark.parametrize("name", NAMES)
