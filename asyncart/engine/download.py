@@ -26,7 +26,7 @@ from ..errors import Corrupt, NotFound
 from ..model import Content, Entry, object_key
 from ..net.budget import Budget
 from ..stores.links import clone_fd
-from ..stores.protocol import Store
+from ..stores.protocol import Store, for_download
 from ..threads import check_cancelled
 from . import plan
 from .fetch import bad_chunk, corrupt, find_damaged, is_right_at_last, relocated
@@ -50,6 +50,7 @@ class _Plan(NamedTuple):
 
     present_files: int
     present_bytes: int
+    missing_bytes: int
     empty: list[Entry]
     ranges: list[plan.Range]
     large: list[Entry]
@@ -76,6 +77,7 @@ class Downloader:
         self._threads = threads
         self._relocate = relocate
         self._tally = tally
+        self._wanted_bytes = 0  # so far
         self._present = Present(target, cache)
         slots = threads.count if store.is_local else REMOTE_SLOTS
         self._open_files = anyio.Semaphore(LARGE_FILES)
@@ -94,10 +96,11 @@ class Downloader:
     def _plan(self, entries: Sequence[Entry]) -> _Plan:
         """Look at what is there, and decide how to fetch the rest; milliseconds, so not on the loop."""
         missing = self._present.missing(entries)
-        size = sum([e.size for e in entries]) - sum([e.size for e in missing])
+        missing_bytes = sum([e.size for e in missing])
         return _Plan(
             len(entries) - len(missing),
-            size,
+            sum([e.size for e in entries]) - missing_bytes,
+            missing_bytes,
             [entry for entry in missing if not entry.size],
             plan.ranges(entry for entry in missing if entry.size and not entry.chunks),
             [entry for entry in missing if entry.chunks],
@@ -105,6 +108,8 @@ class Downloader:
 
     async def _fetch(self, todo: _Plan, group: anyio.abc.TaskGroup) -> None:
         self._tally.add(todo.present_files, todo.present_bytes, todo.present_bytes, 0)
+        self._wanted_bytes += todo.missing_bytes
+        self._store = for_download(self._store, self._wanted_bytes)
         if todo.empty:
             await self._threads.run(self._write_empty, todo.empty)
             self._tally.add(len(todo.empty), 0, 0, 0)

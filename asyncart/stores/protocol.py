@@ -105,10 +105,18 @@ class Caching(Protocol):
         True if they may have come from the copy: then reading again makes sense.
         """
 
+    def for_download(self, wanted_bytes: int) -> Store:
+        """The store as a download of at least that size should use it; only the first one is closed."""
+
 
 async def forget_cached(store: Store, key: str) -> bool:
     """Drop the copy, if there is one. True: the wrong bytes may have come from it."""
     return isinstance(store, Caching) and await store.forget_cached(key)
+
+
+def for_download(store: Store, wanted_bytes: int) -> Store:
+    """The store for a download of at least that size: a large one is not copied into a cache."""
+    return store.for_download(wanted_bytes) if isinstance(store, Caching) else store
 
 
 async def is_worth_rereading(store: Store, key: str, reads: int) -> bool:

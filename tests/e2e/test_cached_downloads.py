@@ -209,6 +209,34 @@ async def test_damage_in_the_bucket_is_found_behind_a_good_cache(home: Home) -> 
             await artifact.download(home.fresh())
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_a_large_download_takes_from_the_cache_but_adds_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """It would drive out everything else, and be written to the disk twice."""
+    tree = files()
+    await log(home, tree)
+    monkeypatch.setenv("ASYNCART_CACHE_BYTES", str(4 * 30 * MIB))
+    monkeypatch.setenv("ASYNCART_WORKERS", str(workers))
+    async with home.api() as api:
+        artifact = await api.artifact("data:latest")
+        await artifact.download(home.fresh(), path_prefix="small")
+        kept = home.cache().objects()
+        assert len(kept) == 2, "the manifest and the pack"
+        home.clear()
+        full = Path(await artifact.download(home.fresh()))
+        assert tree_of(full) == tree
+        assert home.cache().objects() == kept
+        if not workers:
+            assert home.asked is not None
+            assert home.asked.bytes["read_into"] == len(tree["large.bin"])
+        (full / "small" / "012").unlink()  # little is missing now: a small download
+        home.cache().clear()
+        await artifact.download(full)
+        assert sum(each.bytes for each in home.cache().objects()) < 100_000
+        assert len(home.cache().objects()) == 2
+
+
 async def test_a_limit_of_nothing_means_no_cache(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

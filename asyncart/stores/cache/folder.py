@@ -7,7 +7,8 @@ read: an open file stays readable. It never fails a transfer: a full or broken d
 while, and it stops growing where the disk itself gets short. Bytes are trusted by nobody: whoever reads
 them verifies them, and has a damaged object forgotten.
 
-Refused: objects of more than a quarter of the limit, which would drive out everything else.
+Refused: objects of more than a quarter of the limit, which would drive out everything else
+(`store.for_download` keeps downloads of that size away).
 
 Objects are immutable and their ids are never reused, so nothing here is ever out of date.
 

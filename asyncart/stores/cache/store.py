@@ -5,10 +5,14 @@ only what is missing there is asked for, in one request; everything else goes th
 are as unverified as those from the network: who finds them wrong calls `forget_cached` and reads again.
 
 What is uploaded does not enter the cache: it is on this machine already, and the disk is not used twice.
+Nor does what a large download brings (`for_download`): it would drive out everything else, itself
+included, and everything would be written twice. 2 GiB from SeaweedFS to tmpfs on two cores: 2.3 s and
+2.3 s of CPU past the cache, 4.2 and 5.5 through it.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -19,7 +23,7 @@ from asyncart.threads import run_blocking
 
 from ..local import disk_limiter
 from ..protocol import Page, Store, Upload
-from .folder import ObjectCache, is_object_id
+from .folder import LARGEST_PART, ObjectCache, is_object_id
 
 REMEMBERED = 65_536  # objects that were served from the cache: 4 TiB of packs
 
@@ -54,7 +58,16 @@ class CachedStore:
         self.cache = cache
         self.url = inner.url
         self.part_bytes = inner.part_bytes
+        self._adds = True
         self._served: dict[str, None] = {}  # ids of objects, in the order of their first use
+
+    def for_download(self, wanted_bytes: int) -> CachedStore:
+        """Of the same store and cache, which takes no more where it is to hold so much."""
+        if wanted_bytes <= self.cache.limit_bytes // LARGEST_PART:
+            return self
+        store = copy.copy(self)
+        store._adds = False
+        return store
 
     def local_path(self, key: str) -> str | None:
         return self.inner.local_path(key)
@@ -74,7 +87,9 @@ class CachedStore:
             return None
         offset, wanted = offset + gap[0], buffer[gap[0] : gap[1]]
         size = await self._fetch(key, offset, wanted)
-        await run_blocking(self.cache.add, object_id, offset, wanted, size, limiter=disk_limiter())
+        if self._adds:
+            add = self.cache.add
+            await run_blocking(add, object_id, offset, wanted, size, limiter=disk_limiter())
         return None
 
     async def forget_cached(self, key: str) -> bool:
