@@ -327,7 +327,10 @@ class Collections(Answer, frozen=True, kw_only=True):
 
 
 class UpdateVersion(Request, frozen=True, kw_only=True):
-    """What is not given stays. `aliases` is the whole new set (`latest` stays where it is)."""
+    """What is not given stays. `aliases` is the whole new set (`latest` stays where it is).
+
+    A time to live (`ttl_s`) needs the rights that deleting needs; null, for ever, does not.
+    """
 
     version_id: str
     description: str | msgspec.UnsetType | None = msgspec.UNSET

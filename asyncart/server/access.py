@@ -471,7 +471,13 @@ def _of_run_seen(question: _Question, run_id: str) -> Resource:
 
 
 def _update_rule(question: _Question, resource: Resource) -> None:
+    """A time to live deletes what is there, only later: it needs what deleting needs. To let a version live
+    for ever needs no more than logging it again without one. (Nor does logging with one: of a version that
+    is there, the longer time wins.)"""
     request: wire.UpdateVersion = question.request
+    if request.ttl_s is not None and request.ttl_s is not msgspec.UNSET:
+        check_scope(question.principal, Scope.DELETE)
+        _check_role(resource, Role.MAINTAINER)
     if isinstance(request.aliases, msgspec.UnsetType):
         return
     place = ownership.of_version(question.conn, request.version_id)

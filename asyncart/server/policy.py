@@ -10,6 +10,11 @@ exist. So an answer never tells whether something foreign is there:
 - `NOTHING`: the answer that nothing is there, for verbs that are content with that.
 
 Who may read but not do it gets Denied.
+
+Whatever ends somebody's version needs the scope `delete` and a maintainer, also where it ends later: so does
+a time to live for a version that is there. Whoever logs a new version may give it one; logging the same
+again never shortens it. An alias keeps a version that has one, for as long as it points there: where writers
+must not take it away, it is to be a protected one.
 """
 
 from __future__ import annotations
@@ -148,7 +153,9 @@ POLICIES: dict[str, Policy] = {
     "list_versions": _reading(Target.COLLECTION),
     "list_collections": _reading(Target.LISTING, Unseen.NOTHING),
     "get_version": _reading(Target.VERSION),
-    "update_version": _writing(Target.VERSION, is_audited=True),
+    "update_version": _writing(
+        Target.VERSION, is_audited=True
+    ),  # `access` looks at what is changed
     "set_alias": _aliasing(Target.VERSION),
     "remove_alias": _aliasing(Target.COLLECTION),
     "delete_version": _deleting(Target.VERSION),

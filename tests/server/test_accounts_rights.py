@@ -398,6 +398,54 @@ async def test_moving_aliases_needs_the_scope(scene) -> None:
             await call(name, request)
 
 
+# what deletes needs the right to delete
+
+
+async def ttl_of(scene: Scene, place: Place) -> float | None:
+    ask = wire.GetVersion(version_id=place.version_id)
+    return (await scene.call("viewer", "get_version", ask)).version.ttl_s
+
+
+@pytest.mark.parametrize("ttl_s", [0.0, 1.0, 1e9])
+async def test_a_time_to_live_needs_what_deleting_needs(scene, ttl_s) -> None:
+    """Whatever else the request changes, and whoever may do that; to let it live for ever does not."""
+    place = scene.at("team/proj")
+    limit = wire.UpdateVersion(version_id=place.version_id, ttl_s=ttl_s)
+    mixed = msgspec.structs.replace(limit, description="mine", aliases=["stable", "more"])
+    for request in (limit, mixed):
+        for kind in ("writer", "guest of one project"):
+            with pytest.raises(Denied, match="'maintainer'"):
+                await scene.call(kind, "update_version", request)
+        with pytest.raises(Denied, match="scope 'delete'"):
+            await scene.call("writing key of an entity admin", "update_version", request)
+        with pytest.raises(Denied):
+            await scene.call("viewer", "update_version", request)
+    assert await ttl_of(scene, place) is None
+    await scene.call("maintainer", "update_version", mixed)
+    assert await ttl_of(scene, place) == ttl_s
+    for_ever = wire.UpdateVersion(version_id=place.version_id, ttl_s=None)
+    await scene.call("writer", "update_version", for_ever)
+    assert await ttl_of(scene, place) is None
+
+
+async def test_logging_the_same_again_never_shortens_a_life(scene) -> None:
+    """A writer may log with a time to live; of what is there, the longer one counts."""
+    place = scene.at("team/proj")
+    session_id = await scene.session("writer", "team/proj")
+
+    async def log(ttl_s: float | None) -> None:
+        request = commit(place, session_id, ttl_s=ttl_s)
+        assert not (await scene.call("writer", "commit_version", request)).is_new
+
+    await log(0.0)
+    assert await ttl_of(scene, place) is None
+    limit = wire.UpdateVersion(version_id=place.version_id, ttl_s=100.0)
+    await scene.call("maintainer", "update_version", limit)
+    for ttl_s, left in ((50.0, 100.0), (200.0, 200.0), (1.0, 200.0), (None, None)):
+        await log(ttl_s)
+        assert await ttl_of(scene, place) == left
+
+
 async def test_a_commit_is_in_the_audit_log_with_its_number(scene) -> None:
     place = scene.at("team/proj")
     session_id = await scene.session("writer", "team/proj")
@@ -424,7 +472,7 @@ async def test_versions_that_end_by_themselves_are_in_the_audit_log(scene) -> No
     remove = wire.RemoveAlias(entity="team", project="proj", collection=COLLECTION, alias="stable")
     await scene.call("writer", "remove_alias", remove)
     update = wire.UpdateVersion(version_id=place.version_id, ttl_s=0.0)
-    await scene.call("writer", "update_version", update)
+    await scene.call("maintainer", "update_version", update)
     await scene.call("writer", "end_session", wire.EndSession(session_id=session_id))
 
     async def entries() -> list[wire.AuditEntry]:

@@ -32,7 +32,7 @@ from asyncart.apikey import parse_key
 from asyncart.catalog import open_catalog
 from asyncart.catalog.sql import SqlCatalog
 from asyncart.model import RunInfo, RunState, UploadPart
-from asyncart.server.policy import POLICIES, Target, Unseen
+from asyncart.server.policy import POLICIES, Policy, Target, Unseen
 from asyncart.wire import ROUTES, Role, Scope, UrlMethod
 
 BEARERS = (
@@ -49,6 +49,15 @@ BEARERS = (
     "writing key of an entity admin",
     "key for one project of an entity admin",
 )
+
+# A route that demands more where the request says so: the policy with which it is one.
+MORE = {
+    "update_version": (
+        {"ttl_s": 1.0},
+        msgspec.structs.replace(POLICIES["delete_version"], scope=Scope.WRITE),
+        Scope.DELETE,
+    ),
+}
 
 # Allowed, and then refused by what the request says, which no policy looks at.
 BEYOND = {
@@ -134,9 +143,15 @@ def _user(target: Target, bearer: Bearer, relation: str, place: Place) -> str | 
     return "gus"
 
 
-def expected(name: str, world: World, bearer: Bearer, relation: str) -> int:
-    """The status that the policy declares."""
-    policy = POLICIES[name]
+def expected(
+    name: str,
+    world: World,
+    bearer: Bearer,
+    relation: str,
+    policy: Policy,
+    scope_there: Scope | None = None,
+) -> int:
+    """The status that the policy declares; `scope_there`: asked for where the bearer sees what it is about."""
     unseen = {Unseen.NOT_FOUND: 404, Unseen.OVER: 409, Unseen.NOTHING: 200}[policy.unseen]
     allowed = BEYOND.get((name, relation), 200)
     role = world.role(bearer, relation)
@@ -169,6 +184,8 @@ def expected(name: str, world: World, bearer: Bearer, relation: str) -> int:
         return unseen
     if policy.role is not None and not role.covers(policy.role):
         return 403
+    if scope_there is not None and scope_there not in bearer.scopes:
+        return 403
     if policy.target is Target.COLLECTION and not is_there and policy.unseen is Unseen.NOT_FOUND:
         return 404  # an administrator is told by the catalog
     return allowed
@@ -188,9 +205,13 @@ def _about_a_user(target: Target, bearer: Bearer, relation: str) -> int:
     return 200
 
 
-@pytest.mark.parametrize("name", sorted(ROUTES))
+@pytest.mark.parametrize(
+    ("name", "has_more"),
+    [(name, False) for name in sorted(ROUTES)] + [(name, True) for name in sorted(MORE)],
+)
 async def test_matrix(
     name: str,
+    has_more: bool,
     built: tuple[Path, World],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -198,6 +219,7 @@ async def test_matrix(
     """The status is the declared one; a refusal changes nothing; foreign and missing look the same; and
     no secret of a key is logged or answered."""
     folder, world = built
+    more, policy, scope_there = MORE[name] if has_more else ({}, POLICIES[name], None)
     caplog.set_level(logging.DEBUG)
     catalog = await open_catalog(str(folder / "catalog.db"))
     assert isinstance(catalog, SqlCatalog)
@@ -210,13 +232,14 @@ async def test_matrix(
             faces: dict[str, Any] = {}
             for relation in RELATIONS:
                 request = request_for(name, world, bearer, relation)
+                request = msgspec.structs.replace(request, **more)
                 writes = rehearsal.writes
                 status, headers, body = await talk.ask(
                     bearer.key, name, request, **{"X-Request-Id": "the-same"}
                 )
                 if NOT_BEGUN in body:
                     status = 200  # it was allowed, and the store was asked
-                want = expected(name, world, bearer, relation)
+                want = expected(name, world, bearer, relation, policy, scope_there)
                 if status != want:
                     wrong.append(f"{kind}, {relation}: {status}, not {want}: {body[:300]!r}")
                 if status in (401, 403, 404) and rehearsal.writes != writes:
