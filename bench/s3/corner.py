@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import data
-from bench.bucket import BUCKET, Server
+from bench.bucket import BUCKET, S3Server
 from bench.case import OURS, Plan
 from bench.measure import CommandFailed, Measurement, run
 from bench.ours import Asyncart
@@ -31,7 +31,7 @@ def require_same(source: Path, fetched: Path, *, compare_content: bool) -> None:
 class Corner:
     """`peer` is None for asyncart. What the server was asked meanwhile goes into a measurement's `extra`."""
 
-    def __init__(self, place: Path, source: Path, server: Server, peer: S3Peer | None) -> None:
+    def __init__(self, place: Path, source: Path, server: S3Server, peer: S3Peer | None) -> None:
         self.name = OURS if peer is None else peer.name
         self.place, self.source, self.server = place, source, server
         self.target = place / "fetched"

@@ -22,7 +22,8 @@ from typing import Any
 
 import anyio
 
-from bench.replicas import Cluster, die_with_parent, wait_ready
+from bench.processes import start
+from bench.replicas import Cluster, wait_ready
 
 from .history import Answer, Logged, Seen
 from .linear import Operation, violations
@@ -132,14 +133,12 @@ def _start_clients(
     }
     answer = place / "answer.json"
     with open(place / "answer.log", "wb") as log:
-        process = subprocess.Popen(
+        process = start(
             [sys.executable, "-m", "bench.server.clients", json.dumps(request), str(answer)],
             env=client_environment(cluster.url, cluster.key, place / "home"),
             cwd=place,
-            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,
         )
     return process, answer
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.bucket import BUCKET, Server
+from bench.bucket import S3Server
 from bench.case import Plan
-from bench.postgres import postgres
+from bench.postgres import running_postgres
 from bench.replicas import Cluster, running_cluster
 from bench.servers import seaweedfs
 
@@ -21,7 +21,7 @@ PROBES = ("healthz", "readyz", "metrics")
 @dataclass(frozen=True)
 class Place:
     cluster: Cluster
-    bucket: Server
+    bucket: S3Server
 
     def settings(self) -> dict[str, str]:
         """The environment of a client of the server: nothing of the bucket."""
@@ -30,7 +30,8 @@ class Place:
 
     def embedded(self) -> dict[str, str]:
         """The environment of somebody who has the catalog in a file, and the same bucket."""
-        return {**self.bucket.environment(), "ASYNCART_OBJECTS": f"s3://{BUCKET}/embedded"}
+        objects = f"s3://{self.bucket.bucket}/embedded"
+        return {**self.bucket.environment(), "ASYNCART_OBJECTS": objects}
 
     def requests(self) -> int:
         """How many requests the replicas answered so far, those about their health apart."""
@@ -40,8 +41,11 @@ class Place:
 @contextmanager
 def place(plan: Plan, root: Path, *, count: int = 2, fault_rate: float = 0.0) -> Iterator[Place]:
     """Raises Missing if a server cannot be had."""
-    with seaweedfs(root / "bucket", plan.cache) as bucket, postgres(plan.tmpfs) as database:
-        options = ["--catalog", database, "--objects", f"s3://{BUCKET}/team"]
+    with (
+        seaweedfs(root / "bucket", plan.cache) as bucket,
+        running_postgres(plan.tmpfs) as postgres,
+    ):
+        options = ["--catalog", postgres.url(), "--objects", f"s3://{bucket.bucket}/team"]
         with running_cluster(
             root / "replicas",
             *options,

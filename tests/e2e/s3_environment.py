@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import botocore.config
-import botocore.session
 import pytest
 from services import S3Server
+
+# Settings of a client that does to objects what asyncart never would: it says no checksum of its own.
+PLAIN = {"request_checksum_calculation": "when_required"}
 
 
 @pytest.fixture(autouse=True)
@@ -25,23 +25,6 @@ def in_a_bucket(aws_environment: S3Server, monkeypatch: pytest.MonkeyPatch) -> s
     url = f"s3://{aws_environment.bucket}/{os.urandom(8).hex()}"
     monkeypatch.setenv("ASYNCART_OBJECTS", url)
     return url
-
-
-@contextmanager
-def raw_bucket(server: S3Server) -> Iterator[Any]:
-    """A plain S3 client, for what asyncart would never do to its objects."""
-    client = botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        config=botocore.config.Config(request_checksum_calculation="when_required"),
-    )
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 def keys_below(client: Any, url: str) -> set[str]:

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 from cli_shell import ROOT, Shell
-from services import S3Server, free_ports
+from services import S3Server
 
 from asyncart.aio.speed import Speed, bottleneck
 from asyncart.catalog.schema import REVISIONS
 from bench import report
 from bench.case import Results, Row, Target, cpu_at_most, judge
 from bench.measure import Measurement
+from bench.processes import free_port
 
 SPEEDS = [
     "hash and chunk",
@@ -60,16 +61,7 @@ class Bucket:
 
 @pytest.fixture
 def bucket(aws_environment: S3Server) -> Iterator[Bucket]:
-    import botocore.session
-
-    client = botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=aws_environment.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=aws_environment.access_key,
-        aws_secret_access_key=aws_environment.secret_key,
-    )
-    with contextlib.closing(client):
+    with aws_environment.client() as client:
         yield Bucket(aws_environment, client)
 
 
@@ -229,7 +221,7 @@ def test_doctor_names_a_missing_bucket(shell: Shell, bucket: Bucket) -> None:
 def test_doctor_names_an_endpoint_that_does_not_answer(
     shell: Shell, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
+    endpoint = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     report = shell.json("doctor", bucket.url, code=6)
     assert endpoint in by_name(report)["store/reachable"]["text"]

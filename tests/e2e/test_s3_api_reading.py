@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from s3_environment import damage_below, in_a_bucket, raw_bucket
+from s3_environment import PLAIN, damage_below, in_a_bucket
 from services import S3Server
 from test_api_reading import *  # noqa: F403
 
@@ -17,6 +17,6 @@ def damage_in_the_bucket(
     aws_environment: S3Server, in_a_bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
     """What the suite does to files of a local store is done to objects in the bucket."""
-    with raw_bucket(aws_environment) as client:
+    with aws_environment.client(**PLAIN) as client:
         monkeypatch.setattr("test_api_reading.damage", damage_below(client, in_a_bucket))
         yield

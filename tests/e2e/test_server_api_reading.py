@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import test_api_reading as suite
-from s3_environment import damage_below, keys_below, raw_bucket
+from s3_environment import PLAIN, damage_below, keys_below
 from server_environment import at_a_server, deployment
+from services import S3Server
 from test_api_reading import *  # noqa: F403
 
 __all__ = ["at_a_server", "deployment"]
@@ -25,7 +26,8 @@ def damage_behind_the_server(
         yield
         return
     url = request.getfixturevalue("two_replicas").objects
-    with raw_bucket(request.getfixturevalue("seaweedfs")) as client:
+    server: S3Server = request.getfixturevalue("seaweedfs")
+    with server.client(**PLAIN) as client:
         monkeypatch.setattr(suite, "damage", damage_below(client, url, keys_below(client, url)))
         yield
 

@@ -7,7 +7,6 @@ event loop. Sizes are scaled down as far as the server allows (parts of 5 MiB), 
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import random
 import shutil
@@ -17,9 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import botocore.config
 import botocore.retries.standard
-import botocore.session
 import pytest
 from services import S3Server
 from workplace import KIB, Place, content, read_tree, scale_down
@@ -44,31 +41,16 @@ PART_BYTES = 5 * MIB  # S3's own rule, and the server's
 LARGE_BYTES = 6 * MIB  # two parts
 
 
-@functools.cache
-def _aws() -> botocore.session.Session:
-    """One for all: each has to read the description of S3 first, 0.3 s."""
-    return botocore.session.Session()
-
-
 class Bucket:
     """The bucket as it is, seen without asyncart and without the proxy. Blocking: for a thread.
 
     It keeps one connection, from the beginning: whoever counts sockets may forget it.
     """
 
-    def __init__(self, server: S3Server) -> None:
-        self.name = server.bucket
+    def __init__(self, name: str, client: Any) -> None:
+        self.name = name
         self._lock = threading.Lock()
-        self._client: Any = _aws().create_client(
-            "s3",
-            endpoint_url=server.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=server.access_key,
-            aws_secret_access_key=server.secret_key,
-            config=botocore.config.Config(
-                max_pool_connections=1, request_checksum_calculation="when_required"
-            ),
-        )
+        self._client = client
         self._call("head_bucket")
 
     def _call(self, operation: str, **params: Any) -> Any:
@@ -104,9 +86,6 @@ class Bucket:
 
     def delete(self, prefix: str, key: str) -> None:
         self._call("delete_object", Key=f"{prefix}/{key}")
-
-    def close(self) -> None:
-        self._client.close()
 
 
 class Rig(Place):
@@ -212,11 +191,9 @@ def large_file(seed: object, size: int = LARGE_BYTES) -> dict[str, bytes]:
 
 @contextmanager
 def shared_bucket(server: S3Server) -> Iterator[Bucket]:
-    bucket = Bucket(server)
-    try:
-        yield bucket
-    finally:
-        bucket.close()
+    options = {"max_pool_connections": 1, "request_checksum_calculation": "when_required"}
+    with server.client(**options) as client:
+        yield Bucket(server.bucket, client)
 
 
 class Workshop:

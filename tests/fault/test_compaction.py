@@ -12,7 +12,6 @@ from pathlib import Path
 import crashes
 import pytest
 from s3_rig import Workshop, workshop
-from services import postgres_program
 from workplace import KIB, Place, check_hands_empty, content, read_tree, scale_down
 
 from asyncart import aio, config
@@ -22,6 +21,7 @@ from asyncart.engine import compact
 from asyncart.model import object_key
 from asyncart.net import budget
 from asyncart.stores.local import LocalStore
+from bench import postgres
 
 __all__ = ["workshop"]  # a fixture
 
@@ -56,7 +56,7 @@ class PostgresPlace(Place):
         return config.load(project="p", **places)
 
     def query(self, text: str) -> list[tuple[object, ...]]:
-        command = [postgres_program("psql"), self.catalog, "-qAtX", "-v", "ON_ERROR_STOP=1"]
+        command = [postgres.program("psql"), self.catalog, "-qAtX", "-v", "ON_ERROR_STOP=1"]
         done = subprocess.run(
             [*command, "-F", "\t", "-c", text],
             check=True,
