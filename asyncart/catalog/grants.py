@@ -21,9 +21,9 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
 from asyncart.errors import Conflict
-from asyncart.model import CollectionInfo, Content, Extent
+from asyncart.model import Content, Extent
 
-from . import bulk, clock, contents, versions
+from . import bulk, clock, contents, ownership, versions
 from .protocol import SESSION_TTL_S, Committed, Draft, StoredObject
 from .tables import WRITING, entities, objects, version_objects
 from .tables import sessions as sessions_table
@@ -118,47 +118,40 @@ def add_stored(
 ) -> None:
     """Contents may reach into older objects, if those are readable too.
 
-    What a client says about a run of somebody else's object is not written down: a wrong word there would
-    make the object look damaged. (Edited files, which reach into older objects, say it by their chunks.)
+    What a client says about an object that is not its own, or that a version holds already, is not written
+    down: a wrong word there would make it look damaged. (Edited files, which reach into older objects, say
+    it by their chunks.) So a call that is repeated after the commit changes nothing.
     """
-    older = _named(contents_) - {each.object_id for each in stored}
-    contents.add_stored(
-        conn, session_id, stored, _without_foreign_runs(conn, contents_, older, user_id, may_read)
-    )
-    _require(conn, may_read, older)
+    if may_read is not None:
+        named = _named(contents_) | {each.object_id for each in stored}
+        others = named - ownership.own_objects(conn, user_id, named).keys()
+        _require(conn, may_read, others)
+        stored = [each for each in stored if each.object_id not in others]
+        contents_ = [
+            content
+            for content in contents_
+            if content.chunks
+            or len(content.extents) != 1
+            or content.extents[0].object_id not in others
+        ]
+    contents.add_stored(conn, session_id, stored, contents_)
 
 
-def _without_foreign_runs(
-    conn: Connection,
-    contents_: Sequence[Content],
-    older: set[str],
-    user_id: int,
-    may_read: MayRead,
-) -> Sequence[Content]:
-    if may_read is None or not older:
-        return contents_
-    query = (
-        select(objects.c.object_id)
-        .join(sessions_table, sessions_table.c.id == objects.c.session_id)
-        .where(bulk.among(conn, objects.c.object_id, older), sessions_table.c.principal == user_id)
-    )
-    foreign = older - set(conn.execute(query).scalars())
-    return [
-        content
-        for content in contents_
-        if content.chunks
-        or len(content.extents) != 1
-        or content.extents[0].object_id not in foreign
-    ]
+def commit_version(
+    conn: Connection, session_id: str, draft: Draft, user_id: int, may_read: MayRead
+) -> Committed:
+    """An answer given before is given again, but to nobody who commits to another collection.
 
-
-def commit_version(conn: Connection, session_id: str, draft: Draft, may_read: MayRead) -> Committed:
-    """An answer given before is given again, but to nobody who commits to another collection."""
+    The manifest is an object of the user's own: what a version says of its manifest is held against the
+    bytes when somebody complains, and a wrong word must not make anybody else's object look damaged.
+    """
     committed = versions.committed_before(conn, draft)
     if committed is None:
         manifest = draft.manifest
         named = {*draft.object_ids, *([manifest.object_id] if manifest is not None else [])}
         _require(conn, may_read, named)
+        if manifest is not None and may_read is not None:
+            _require_own(conn, user_id, manifest.object_id)
         committed = versions.commit_version(conn, session_id, draft)
     version, name = committed.version, draft.collection
     if (version.entity, version.project, version.collection) != (
@@ -176,6 +169,13 @@ def _require(conn: Connection, may_read: MayRead, object_ids: Collection[str]) -
         return  # the verb itself looks whether they are there
     if missing := set(object_ids) - set(may_read(conn, object_ids)):
         raise Conflict(f"object {min(missing)} is not stored (any more); log again")
+
+
+def _require_own(conn: Connection, user_id: int, object_id: str) -> None:
+    if object_id not in ownership.own_objects(conn, user_id, [object_id]):
+        raise Conflict(
+            f"object {object_id} is no manifest that this user has just written; log again"
+        )
 
 
 def _named(contents_: Iterable[Content]) -> set[str]:
@@ -225,32 +225,6 @@ def objects_of(conn: Connection, version_id: str, limit: int) -> list[str]:
         .limit(limit)
     )
     return list(conn.execute(query).scalars())
-
-
-def list_collections(
-    conn: Connection,
-    entity: str,
-    project: str | None,
-    type_: str | None,
-    projects: Collection[str] | None,
-    after: str | None,
-    limit: int,
-) -> list[CollectionInfo]:
-    """A page, sorted by project and name, of those in `projects` (None: all); `after` is "project/name"."""
-    found = [
-        each
-        for each in versions.list_collections(conn, entity, project, type_)
-        if projects is None or each.project in projects
-    ]
-    found.sort(key=_page_key)
-    if after is not None:
-        first, _, second = after.rpartition("/")
-        found = [each for each in found if _page_key(each) > (first, second)]
-    return found[:limit]
-
-
-def _page_key(info: CollectionInfo) -> tuple[str, str]:
-    return info.project, info.name
 
 
 def is_writing(conn: Connection, object_id: str) -> bool:

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import bindparam, case, delete, func, insert, select, update
+from sqlalchemy import bindparam, case, delete, func, insert, select, tuple_, update
 from sqlalchemy.engine import Connection, Row
 
 from asyncart.errors import Conflict, Invalid, NotFound
@@ -106,44 +106,53 @@ def list_versions(
 
 
 def list_collections(
-    conn: Connection, entity: str, project: str | None, type_: str | None
+    conn: Connection,
+    entity: str,
+    project: str | None = None,
+    type_: str | None = None,
+    *,
+    projects: Collection[str] | None = None,
+    after: str | None = None,
+    limit: int | None = None,
 ) -> list[CollectionInfo]:
-    live = (
-        select(
-            versions.c.collection_id,
-            func.count().label("live"),
-            func.max(versions.c.number).label("newest"),
-        )
-        .where(versions.c.deleted_at.is_(None))
-        .group_by(versions.c.collection_id)
-        .subquery()
+    """By project and name: those in `projects` (None: all), at most `limit`, from behind "project/name"."""
+    of_it = versions.c.collection_id == collections.c.id
+    live = select(versions).where(of_it, versions.c.deleted_at.is_(None))
+    count, newest = live.with_only_columns(func.count()), live.order_by(versions.c.number.desc())
+    latest = (
+        select(versions.c.number)
+        .join(aliases, aliases.c.version_id == versions.c.id)
+        .where(aliases.c.collection_id == collections.c.id, aliases.c.alias == LATEST)
     )
-    newest, pointed = versions.alias("newest"), versions.alias("pointed")
     query = (
-        select(collections, live.c.live, newest.c.size, pointed.c.number.label("latest"))
-        .outerjoin(live, live.c.collection_id == collections.c.id)
-        .outerjoin(
-            newest,
-            (newest.c.collection_id == collections.c.id) & (newest.c.number == live.c.newest),
+        select(
+            collections,
+            count.scalar_subquery().label("live"),
+            newest.with_only_columns(versions.c.size).limit(1).scalar_subquery().label("size"),
+            latest.scalar_subquery().label("latest"),
         )
-        .outerjoin(
-            aliases, (aliases.c.collection_id == collections.c.id) & (aliases.c.alias == LATEST)
-        )
-        .outerjoin(pointed, pointed.c.id == aliases.c.version_id)
         .where(collections.c.entity == entity, collections.c.deleted_at.is_(None))
         .order_by(collections.c.project, collections.c.name)
+        .limit(limit)
     )
     if project is not None:
         query = query.where(collections.c.project == project)
     if type_ is not None:
         query = query.where(collections.c.type == type_)
+    if projects is not None:
+        query = query.where(bulk.among(conn, collections.c.project, sorted(projects)))
+    if after is not None:
+        first, _, second = after.rpartition("/")
+        query = query.where(
+            tuple_(collections.c.project, collections.c.name) > tuple_(first, second)
+        )
     return [
         CollectionInfo(
             entity=row.entity,
             project=row.project,
             name=row.name,
             type=row.type,
-            versions=row.live or 0,
+            versions=row.live,
             latest=row.latest,
             size=row.size or 0,
             created_at=row.created_at,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
@@ -21,7 +22,7 @@ from catalog_kinds import (
     writer,
 )
 
-from asyncart.catalog import open_catalog
+from asyncart.catalog import open_catalog, versions
 from asyncart.catalog.protocol import CollectionName, Draft, StoredObject
 from asyncart.errors import Conflict, Invalid, NotFound
 from asyncart.model import Chunk, Content, Extent, RunState
@@ -505,6 +506,32 @@ async def test_collections_are_listed(catalog, writer):
 
 def net_name(info) -> CollectionName:
     return CollectionName(info.entity, info.project, info.name)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+async def test_pages_of_collections_are_the_whole_list(catalog, writer, size):
+    """In its order, wherever a page ends; and those of some projects only."""
+    for project, name in itertools.product(("a", "a-b", "b"), ("x", "x-1", "y")):
+        await writer.log(project + name, name=CollectionName("me", project, name))
+
+    async def pages(**more):
+        found, after = [], None
+        while True:
+            page = await catalog.database.read(
+                versions.list_collections, "me", after=after, limit=size, **more
+            )
+            if not page:
+                return found
+            assert len(page) <= size
+            found += page
+            after = f"{page[-1].project}/{page[-1].name}"
+
+    whole = await catalog.list_collections("me")
+    assert len(whole) == 9
+    assert await pages() == whole
+    some = [each for each in whole if each.project != "b"]
+    assert await pages(projects={"a", "a-b", "c"}) == some
+    assert await pages(projects=set()) == []
 
 
 # changing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ... import wire
-from ...catalog import grants
+from ...catalog import grants, versions
 from ...catalog.protocol import CollectionName, Draft, Retention
 from ...model import VersionInfo
 from .. import urls
@@ -50,7 +50,11 @@ async def commit_version(caller: Caller, request: wire.CommitVersion) -> wire.Co
         ttl_s=request.ttl_s,
     )
     committed = await caller.context.database.write(
-        grants.commit_version, request.session_id, draft, caller.may_read
+        grants.commit_version,
+        request.session_id,
+        draft,
+        caller.principal.user_id,
+        caller.may_read,
     )
     return wire.CommitAnswer(version=committed.version, is_new=committed.is_new)
 
@@ -90,13 +94,13 @@ async def list_versions(caller: Caller, request: wire.ListVersions) -> wire.Vers
 @handler("list_collections")
 async def list_collections(caller: Caller, request: wire.ListCollections) -> wire.Collections:
     found = await caller.context.database.read(
-        grants.list_collections,
+        versions.list_collections,
         request.entity,
         request.project,
         request.type,
-        caller.projects,
-        request.after,
-        request.limit + 1,
+        projects=caller.projects,
+        after=request.after,
+        limit=request.limit + 1,
     )
     page = found[: request.limit]
     last = f"{page[-1].project}/{page[-1].name}" if len(found) > len(page) else None
