@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from asyncart.model import DIGEST_BYTES, ManifestLocation
 
 from . import bulk
-from .tables import STORED, chunks, contents, listings, objects, versions
+from .tables import STORED, chunks, contents, listings, objects, version_objects, versions
 
 
 class Claim(NamedTuple):
@@ -65,7 +65,13 @@ def of_object(conn: Connection, object_id: str) -> Claims | None:
             versions.c.footer_digest,
         )
         .distinct()
-        .where(versions.c.manifest_object_id == object_id, versions.c.deleted_at.is_(None))
+        # Live versions reach their manifests; `versions` has no index by their ids.
+        .join(version_objects, version_objects.c.version_id == versions.c.id)
+        .where(
+            version_objects.c.object == row.id,
+            versions.c.manifest_object_id == object_id,
+            versions.c.deleted_at.is_(None),
+        )
     ).all()
     return Claims(
         row.size, row.is_damaged, sorted(runs), [ManifestLocation(*each) for each in manifests]
