@@ -32,20 +32,20 @@ async def once(
 ) -> bytes:
     """What `work` answers, or answered before. `request` is the method, the path and the body.
 
-    Conflict if the key stands for another request, or for one that is still being carried out.
+    Conflict if the key stands for another request, Unavailable while the same one is being carried out.
     """
     if not _KEY.fullmatch(key):
         raise Invalid(f"{HEADER}: 1 to 128 visible characters of ASCII, such as a UUID")
     method, path, body = request
     digest = blake3(f"{method} {path}\n".encode() + body).digest()
-    kept = await database.write(idempotency.reserve, user_id, key, digest)
-    if kept is not None:
-        return kept.body
+    reserved = await database.write(idempotency.reserve, user_id, key, digest)
+    if isinstance(reserved, Kept):
+        return reserved.body
     try:
         answer = await work()
     except BaseException:
         with anyio.move_on_after(CLEANUP_S, shield=True):
-            await database.write(idempotency.release, user_id, key, digest)
+            await database.write(idempotency.release, reserved)
         raise
-    await database.write(idempotency.keep, user_id, key, digest, Kept(200, answer))
+    await database.write(idempotency.keep, reserved, Kept(200, answer))
     return answer

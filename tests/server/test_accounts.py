@@ -15,7 +15,7 @@ from sqlalchemy import select, text, update
 
 from asyncart import wire
 from asyncart.apikey import ApiKey, new_key, parse_key
-from asyncart.catalog import accounts, idempotency, keys, open_catalog
+from asyncart.catalog import accounts, bulk, idempotency, keys, open_catalog
 from asyncart.catalog.sql import SqlCatalog
 from asyncart.catalog.tables import api_keys, audit_log
 from asyncart.errors import Conflict, Denied, Invalid, NotFound, Unavailable
@@ -572,23 +572,59 @@ async def test_an_answer_with_a_secret_is_never_kept(talk, catalog) -> None:
     assert rows == 0
 
 
+async def aged(catalog, seconds: float) -> None:
+    age = text(f"UPDATE idempotency SET created_at = created_at - {seconds}")
+    await catalog.database.write(lambda conn: conn.execute(age) and None)
+
+
 async def test_of_two_requests_at_once_one_is_carried_out(catalog) -> None:
-    """The other is told to wait; after two minutes nobody waits for a replica that died."""
+    """The other is told to come back; after a minute nobody waits for a replica that died."""
     digest, write = bytes(32), catalog.database.write
-    assert await write(idempotency.reserve, 1, "k", digest) is None
-    with pytest.raises(Conflict, match="being carried out"):
+    assert isinstance(await write(idempotency.reserve, 1, "k", digest), idempotency.Reserved)
+    with pytest.raises(Unavailable, match="being carried out"):
         await write(idempotency.reserve, 1, "k", digest)
-    age = text(f"UPDATE idempotency SET created_at = created_at - {idempotency.TAKE_OVER_S}")
-    await write(lambda conn: conn.execute(age) and None)
-    assert await write(idempotency.reserve, 1, "k", digest) is None
+    await aged(catalog, idempotency.TAKE_OVER_S)
+    reserved = await write(idempotency.reserve, 1, "k", digest)
+    assert isinstance(reserved, idempotency.Reserved)
     kept = idempotency.Kept(200, b"answer")
-    await write(idempotency.keep, 1, "k", digest, kept)
+    await write(idempotency.keep, reserved, kept)
     assert await write(idempotency.reserve, 1, "k", digest) == kept
-    await write(idempotency.release, 1, "k", digest)  # too late: it has its answer
+    await write(idempotency.release, reserved)  # too late: it has its answer
     assert await write(idempotency.reserve, 1, "k", digest) == kept
-    yesterday = text(f"UPDATE idempotency SET created_at = created_at - {idempotency.KEPT_S}")
-    await write(lambda conn: conn.execute(yesterday) and None)
-    assert await write(idempotency.reserve, 1, "k", b"another request") is None
+    await aged(catalog, idempotency.KEPT_S)
+    another = await write(idempotency.reserve, 1, "k", b"another request")
+    assert isinstance(another, idempotency.Reserved)
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+async def test_who_was_overtaken_has_no_say(catalog, is_answered) -> None:
+    """Neither its answer nor its failure touches the reservation, or the answer, of the other one."""
+    digest, write = bytes(32), catalog.database.write
+    slow = await write(idempotency.reserve, 1, "k", digest)
+    await aged(catalog, idempotency.TAKE_OVER_S)
+    slow = slow._replace(since=slow.since - idempotency.TAKE_OVER_S)
+    other = await write(idempotency.reserve, 1, "k", digest)
+    answer = idempotency.Kept(200, b"of the other one")
+    if is_answered:
+        await write(idempotency.keep, other, answer)
+    await write(idempotency.keep, slow, idempotency.Kept(200, b"of the slow one"))
+    await write(idempotency.release, slow)
+    if not is_answered:
+        with pytest.raises(Unavailable, match="being carried out"):
+            await write(idempotency.reserve, 1, "k", digest)
+        await write(idempotency.keep, other, answer)
+    assert await write(idempotency.reserve, 1, "k", digest) == answer
+
+
+async def test_a_key_that_is_released_while_it_is_looked_up(catalog, monkeypatch) -> None:
+    """Between finding it taken and reading by whom: whoever asked comes back."""
+    write = catalog.database.write
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "insert_if_new", lambda *_: False)
+        with pytest.raises(Unavailable, match="repeat in a moment"):
+            await write(idempotency.reserve, 1, "k", bytes(32))
+    reserved = await write(idempotency.reserve, 1, "k", bytes(32))
+    assert isinstance(reserved, idempotency.Reserved)
 
 
 async def test_answers_are_kept_for_a_day(talk, catalog) -> None:
@@ -597,8 +633,7 @@ async def test_answers_are_kept_for_a_day(talk, catalog) -> None:
         admin, "create_team", wire.CreateTeam(name="crew"), **{"Idempotency-Key": "one"}
     )
     assert await catalog.database.write(idempotency.sweep) == 0
-    age = text("UPDATE idempotency SET created_at = created_at - 86401")
-    await catalog.database.write(lambda conn: conn.execute(age) and None)
+    await aged(catalog, 86_401)
     assert await catalog.database.write(idempotency.sweep) == 1
 
 
