@@ -29,6 +29,10 @@ from .loops import Waiter
 
 DEFAULT_BYTES = 256 << 20
 SMALLEST_CLASS = 16 << 10
+# An idle buffer of up to twice the size serves as well, rather than to be unmapped for a new one: ranges of
+# chunks take any size from 12 to 16 MiB. 4 GiB from SeaweedFS to tmpfs: 4.5 s, 3.3 s of system time and
+# 361 MB instead of 8.5 s, 5.4 s and 572 MB.
+LOOSEST = 2
 
 
 def class_bytes(nbytes: int) -> int:
@@ -166,18 +170,24 @@ class Budget:
         """A buffer of that class if the limit allows it now. Under the lock."""
         if self.used_bytes + size > self.limit_bytes:
             return None
-        idle = self._idle.get(size)
-        if idle:
+        found = self._idle_class(size)
+        if found:
+            idle = self._idle[found]
             memory = idle.pop()
             if not idle:
-                del self._idle[size]
+                del self._idle[found]
         else:
             self._evict(self.held_bytes + size - self.limit_bytes)
             memory = _new_buffer(size)
             self.held_bytes += size
-        self.used_bytes += size
+        self.used_bytes += len(memory)
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
         return memory
+
+    def _idle_class(self, size: int) -> int:
+        """The smallest class of at most LOOSEST sizes that has an idle buffer and fits; 0 if none."""
+        most = min(size * LOOSEST, self.limit_bytes - self.used_bytes)
+        return min((found for found in self._idle if size <= found <= most), default=0)
 
     def _evict(self, nbytes: int) -> None:
         """Unmap idle buffers, the class that was idle longest first, until `nbytes` are free."""
@@ -212,8 +222,8 @@ class Budget:
             self._waiters.popleft()
             waiter.granted = memory
             if not waiter.wake():
-                self.used_bytes -= waiter.size
-                self._idle.setdefault(waiter.size, []).append(memory)
+                self.used_bytes -= len(memory)
+                self._idle.setdefault(len(memory), []).append(memory)
 
 
 _process: tuple[int, Budget] | None = None
