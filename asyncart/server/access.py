@@ -353,7 +353,7 @@ def _objects(question: _Question) -> Resource:
 def _urls(question: _Question) -> Resource:
     request: wire.SignUrls = question.request
     to_get = {want.object_id for want in request.wanted if want.method is wire.UrlMethod.GET}
-    to_put = {want.object_id for want in request.wanted} - to_get
+    to_put = {want.object_id for want in request.wanted if want.method is wire.UrlMethod.PUT}
     if to_get:
         check_scope(question.principal, Scope.READ)
         if lacking := to_get - readable_objects(question.conn, question.principal, to_get):

@@ -212,6 +212,24 @@ async def test_nobody_writes_into_anothers_upload(scene) -> None:
     )  # it is still the writer's
 
 
+@pytest.mark.parametrize("lacking", [Scope.READ, Scope.WRITE])
+async def test_each_url_needs_its_own_scope(scene, lacking) -> None:
+    """Also where another one of the same object is asked for together with it."""
+    scopes = [scope for scope in (Scope.READ, Scope.WRITE) if scope is not lacking]
+    request = wire.CreateKey(user="wil", scopes=scopes)
+    key = await scene.call("server admin", "create_key", request)
+    desk = scene.world.desk(scene.bearer("writer"), scene.at("team/proj"))
+    both = [
+        wire.WantedUrl(object_id=desk.object_id, method=method)
+        for method in (UrlMethod.GET, UrlMethod.PUT)
+    ]
+    for wanted in (both, both[::-1]):
+        with pytest.raises(Denied, match=f"scope '{lacking.value}'"):
+            await scene.talk.call(key.text, "sign_urls", wire.SignUrls(wanted=wanted))
+    urls = (await scene.call("writer", "sign_urls", wire.SignUrls(wanted=both))).urls
+    assert [url.method for url in urls] == [UrlMethod.GET, UrlMethod.PUT]
+
+
 async def test_an_upload_is_continued_by_its_user_only(scene) -> None:
     """Whoever continues it may read it."""
     object_id = fresh_object()
