@@ -3,6 +3,7 @@ nothing, and cannot put them into a version of their own."""
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -153,6 +154,48 @@ async def test_nobody_can_make_a_foreign_object_look_damaged(team: Team) -> None
     assert await offered(team.alice, await team.alice.session(project="a"))
     store = team.admin.context.store
     assert object_key(object_id) in await store.sizes([object_key(object_id)])
+
+
+async def test_nobody_says_anew_what_lies_in_a_stored_object(team: Team) -> None:
+    """Calling it one's own, with its true size: who may not read it learns nothing, and who may read it
+    changes nothing, nor does whoever wrote it (whose call may be a repeated one)."""
+    object_id = await logged_by_alice(team)
+    session_id = await team.bob.session(project="b")
+    wrong = base64.b64encode(digest(b"something else!!!")).decode()
+    claim = {
+        "object_id": object_id,
+        "size": len(SECRET),
+        "chunks": [[[wrong, len(SECRET)], 0]],
+    }
+
+    async def said(talk: Talk, session_id: str) -> Said:
+        found = content(b"something else!!!", object_id)
+        return await talk.ask(
+            "add_stored", session_id=session_id, objects=[claim], contents=[found]
+        )
+
+    foreign = (await said(team.bob, session_id)).refused(409, "conflict")
+    claim["size"] += 1
+    assert (await said(team.bob, session_id)).refused(409, "conflict") == foreign
+    claim["size"] -= 1
+    await team.let_bob_read("a")
+    (await said(team.bob, session_id)).ok()
+    (await said(team.alice, await team.alice.session(project="a"))).ok()
+    for talk in (team.bob, team.alice):
+        (await talk.ask("mark_damaged", object_ids=[object_id])).ok()
+    assert await offered(team.alice, await team.alice.session(project="a"))
+
+
+async def test_nobody_calls_a_foreign_object_a_manifest(team: Team) -> None:
+    """It is none: with such a version a complaint would find that it is damaged."""
+    object_id = await logged_by_alice(team)
+    await team.let_bob_read("a")
+    session_id = await team.bob.session(project="b")
+    for manifest_id, status in ((object_id, 409), (await team.bob.stored(session_id, b"own"), 200)):
+        said = draft(session_id, b"x", manifest_id, project="b", object_ids=[object_id])
+        assert (await team.bob.ask("commit_version", **said)).status == status
+        (await team.bob.ask("mark_damaged", object_ids=[object_id])).ok()
+        assert await offered(team.alice, await team.alice.session(project="a"))
 
 
 async def test_a_key_is_needed(team: Team) -> None:

@@ -15,10 +15,6 @@ from ..context import Caller
 from ..routing import handler
 from ..storing import of_store, sizes
 
-MOST_CHECKED = (
-    1000  # sizes asked of the store for one call; a call of that many objects is 64 GB of packs
-)
-
 
 @handler("begin_session")
 async def begin_session(caller: Caller, request: wire.BeginSession) -> wire.Done:
@@ -79,12 +75,8 @@ async def _sizes(caller: Caller, objects: list[wire.NewObject]) -> Mapping[str, 
     """
     if not caller.context.settings.checks_sizes:
         return None
-    keys = [object_key(each.object_id) for each in objects]
-    there: dict[str, int] = {}
-    for start in range(0, len(keys), MOST_CHECKED):
-        with of_store():
-            there |= await sizes(caller.context.store, keys[start : start + MOST_CHECKED])
-    return there
+    with of_store():
+        return await sizes(caller.context.store, [object_key(each.object_id) for each in objects])
 
 
 def _add_stored(
@@ -94,8 +86,6 @@ def _add_stored(
     user_id: int,
     may_read: grants.MayRead,
 ) -> None:
-    if there is not None:
-        _check_sizes(request.objects, there)
     grants.add_stored(
         conn,
         request.session_id,
@@ -104,6 +94,10 @@ def _add_stored(
         user_id,
         may_read,
     )
+    if (
+        there is not None
+    ):  # behind the question whose they are: sizes of others' are nobody's business
+        _check_sizes(request.objects, there)
 
 
 def _check_sizes(objects: list[wire.NewObject], there: Mapping[str, int]) -> None:
