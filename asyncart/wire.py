@@ -40,6 +40,10 @@ from .model import (
 PREFIX = "/api/v1"
 MAX_DIGESTS = 10_000  # of one question
 MAX_URLS = 1000  # of one request
+MAX_KEYS = (
+    1000  # objects that the store is asked about for one request; it may take a call for each
+)
+MAX_COMPLAINTS = 100  # objects of one `mark_damaged`: each of them is read
 MAX_PAGE = 1000
 MAX_CALLS = 64  # of one batch
 

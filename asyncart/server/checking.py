@@ -232,7 +232,7 @@ _RULES: dict[str, Callable[[Any], object]] = {
     "etags": _each(_text("an ETag", 256), MAX_PARTS, "parts"),
     "sizes": _each(_numbered("the size of a part"), MAX_PARTS, "parts"),
     "parts": _each(_part, MAX_PARTS, "parts"),
-    "objects": _each(_object, MAX_OBJECTS, "objects"),
+    "objects": _each(_object, wire.MAX_KEYS, "objects"),
     "contents": _each(_content, 10 * MAX_OBJECTS, "contents"),
     "wanted": _each(_wanted, wire.MAX_URLS, "URLs"),
 }

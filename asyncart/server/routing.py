@@ -43,10 +43,7 @@ LARGER_BODIES = {
     "commit_version": 32 * MIB,
     "update_version": 16 * MIB,
     "create_run": 16 * MIB,
-    "object_sizes": 1 * MIB,
     "sign_urls": 4 * MIB,
-    "delete_objects": 1 * MIB,
-    "mark_damaged": 1 * MIB,
     "complete_object_upload": 4 * MIB,
     "batch": 64 * MIB,
 }

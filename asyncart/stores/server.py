@@ -39,7 +39,6 @@ from .protocol import Page
 from .remote import is_etag_of, own_transfer, too_short, whole_size
 
 PARTS_AHEAD = 16  # URLs of one question: 128 MiB of parts
-KEYS_PER_CALL = 1000
 CLEANUP_S = 5.0  # aborting an upload that was cancelled
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{32}")
@@ -101,8 +100,8 @@ class ServerStore:
         key_of = {object_id_of(key): key for key in keys}
         object_ids = list(key_of)
         found: dict[str, int] = {}
-        for start in range(0, len(object_ids), KEYS_PER_CALL):
-            request = wire.ObjectSizes(object_ids=object_ids[start : start + KEYS_PER_CALL])
+        for start in range(0, len(object_ids), wire.MAX_KEYS):
+            request = wire.ObjectSizes(object_ids=object_ids[start : start + wire.MAX_KEYS])
             answer = await self.client.ask(wire.Sizes, "object_sizes", request)
             found.update((key_of[name], size) for name, size in answer.sizes.items())
         return found
@@ -147,8 +146,8 @@ class ServerStore:
 
     async def delete(self, keys: Sequence[str]) -> None:
         object_ids = [object_id_of(key) for key in keys]
-        for start in range(0, len(object_ids), KEYS_PER_CALL):
-            request = wire.DeleteObjects(object_ids=object_ids[start : start + KEYS_PER_CALL])
+        for start in range(0, len(object_ids), wire.MAX_KEYS):
+            request = wire.DeleteObjects(object_ids=object_ids[start : start + wire.MAX_KEYS])
             await self.client.call("delete_objects", request)
 
     async def list_page(self, prefix: str = "", after: str = "", limit: int = 1000) -> Page:

@@ -198,6 +198,11 @@ async def test_selectors_are_versions_or_aliases(talk: Talk) -> None:
             "0 to 2**53",
         ),
         ("add_stored", {"objects": [{"object_id": "0" * 32, "size": 1.5}]}, "add_stored"),
+        (
+            "add_stored",
+            {"objects": [{"object_id": "0" * 32, "size": 1}] * 1001, "contents": []},
+            "1000 can be",
+        ),
     ],
 )
 async def test_a_value_that_cannot_be_is_refused(

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from talk import ENTITY, PROJECT, Talk, digest, draft, in_folder, served
 
+from asyncart.catalog.http import HttpCatalog
 from asyncart.engine.manifest import ManifestWriter
 from asyncart.errors import Unavailable
 from asyncart.model import Entry, Extent, ManifestLocation, object_key
+from asyncart.net.control import ServerClient
 from asyncart.server import verification
+from asyncart.wire import MAX_COMPLAINTS
 
 NAME = {"entity": ENTITY, "project": PROJECT, "collection": "data", "selector": "latest"}
 
@@ -146,3 +149,14 @@ async def test_nothing_is_said_when_there_was_no_time_to_read(
 
 async def test_objects_that_nobody_has_are_no_complaint(talk: Talk) -> None:
     (await talk.ask("mark_damaged", object_ids=[os.urandom(16).hex()])).ok()
+
+
+async def test_a_complaint_names_so_many_objects_and_no_more(talk: Talk) -> None:
+    """Each of them would be read; our own client asks several times."""
+    names = [os.urandom(16).hex() for _ in range(MAX_COMPLAINTS + 1)]
+    (await talk.ask("mark_damaged", object_ids=names[1:])).ok()
+    said = await talk.ask("mark_damaged", object_ids=names)
+    assert "ask several times" in said.refused(422, "invalid")
+    catalog = HttpCatalog(ServerClient(talk.url))
+    await catalog.mark_damaged(names)
+    await catalog.aclose()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import anyio
 
 from ... import wire
-from ...errors import Conflict, NotFound, Unavailable
+from ...errors import Conflict, Invalid, NotFound
 from ...model import object_key
 from .. import urls, verification
 from ..context import Caller
 from ..routing import handler
 from ..storing import of_store
 from .uploads import own
-
-MOST_DAMAGED = 100  # objects of one complaint: each one is read
 
 
 @handler("sign_urls")
@@ -43,12 +41,11 @@ async def object_sizes(caller: Caller, request: wire.ObjectSizes) -> wire.Sizes:
 @handler("mark_damaged")
 async def mark_damaged(caller: Caller, request: wire.MarkDamaged) -> wire.Done:
     """What turns out to be right stays as it is, and so does what the caller may not read."""
-    suspects = sorted(caller.object_ids)
-    if len(suspects) > MOST_DAMAGED:
-        raise Unavailable(
-            f"{len(suspects)} objects at once: {MOST_DAMAGED} are read, ask again for more"
+    if len(request.object_ids) > wire.MAX_COMPLAINTS:
+        raise Invalid(
+            f"{len(request.object_ids)} objects at once: {wire.MAX_COMPLAINTS} are read, ask several times"
         )
-    damaged = await verification.damaged(caller.context, suspects)
+    damaged = await verification.damaged(caller.context, sorted(caller.object_ids))
     if damaged:
         with anyio.CancelScope(shield=True):  # it was read for that: the caller may be gone by now
             await caller.context.catalog.mark_damaged(damaged)
