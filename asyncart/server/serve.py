@@ -70,9 +70,11 @@ async def serve(
     check(options)
     ending = drain or Drain()
     with contextlib.nullcontext() if drain is not None else on_signals(ending):
-        async with opened(options) as (context, admin_key):
+        async with opened(options) as context:
             operations = make_operations(context, ending)
             async with listening(context, operations, options) as (runner, site):
+                # It is shown only once: so nothing may fail between making it and that.
+                admin_key = await _first_key(context)
                 started(_announcement(options, context, runner, admin_key))
                 await _work_until(ending, context, options, runner)
                 await ending.grace(options.drain_s)
@@ -102,8 +104,8 @@ async def _work_until(
 
 
 @asynccontextmanager
-async def opened(options: ServerOptions) -> AsyncIterator[tuple[ServerContext, str | None]]:
-    """The context of a replica, and the first administrator's key if it was made just now."""
+async def opened(options: ServerOptions) -> AsyncIterator[ServerContext]:
+    """The context of a replica: its catalog and its store."""
     _make_folder(options)
     async with contextlib.AsyncExitStack() as stack:
         catalog = await open_catalog(options.catalog_url)
@@ -114,14 +116,17 @@ async def opened(options: ServerOptions) -> AsyncIterator[tuple[ServerContext, s
             options.objects_url, stall_timeout_s=STALL_S, limit_rate_bytes=0
         )
         stack.push_async_callback(_closed, store)
-        accounts, admin_key = await _accounts(catalog, options)
         settings = ServerSettings(
             public_url=options.base_url.rstrip("/") or None, hosts=tuple(options.host_names())
         )
         context = ServerContext(
-            catalog, store, settings=settings, accounts=accounts, secret=await _secret(catalog)
+            catalog,
+            store,
+            settings=settings,
+            accounts=_accounts(catalog, options),
+            secret=await _secret(catalog),
         )
-        yield context, admin_key
+        yield context
 
 
 @asynccontextmanager
@@ -176,15 +181,21 @@ async def _samples(context: ServerContext) -> list[Sample]:
     return [Sample("asyncart_sessions", "gauge", "Writers that hold a lease.", living)]
 
 
-async def _accounts(
-    catalog: SqlCatalog, options: ServerOptions
-) -> tuple[Accounts | None, str | None]:
+def _accounts(catalog: SqlCatalog, options: ServerOptions) -> Accounts | None:
     if options.no_auth:
-        return None, None
-    from .accounts import Accounts, ensure_admin
+        return None
+    from .accounts import Accounts
 
-    accounts = Accounts(catalog.database)
-    return accounts, await ensure_admin(accounts)
+    return Accounts(catalog.database)
+
+
+async def _first_key(context: ServerContext) -> str | None:
+    """The first administrator's key, if it was made just now."""
+    if context.accounts is None:
+        return None
+    from .accounts import ensure_admin
+
+    return await ensure_admin(context.accounts)
 
 
 async def _secret(catalog: SqlCatalog) -> bytes:
@@ -219,9 +230,9 @@ async def _check_store(catalog: SqlCatalog, options: ServerOptions) -> None:
     if known is None:
         await catalog.set_fact("store", wanted)
     elif known != wanted:
+        where = f"with --objects {known}" if known != "default" else "without --objects"
         raise Invalid(
-            f"the objects of this catalog are in {known}, not in {wanted}; "
-            f"start the server with --objects {known}"
+            f"the objects of this catalog are in {known}, not in {wanted}; start the server {where}"
         )
 
 

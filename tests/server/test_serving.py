@@ -152,6 +152,15 @@ class TestRefusing:
         assert code == 6
         assert f"127.0.0.1:{port}" in words
 
+    def test_a_start_that_failed_has_not_used_up_the_first_key(self, tmp_path: Path) -> None:
+        """It is shown only once, so it is not made before there is a server that can be talked to."""
+        home = tmp_path / "home"
+        with closing(socket.create_server(("127.0.0.1", 0))) as other:
+            assert refused(home, "--port", str(other.getsockname()[1]))[0] == 6
+        with running_replica(tmp_path) as replica:
+            answer, body = ask(replica.url, f"{PREFIX}/me", Authorization=f"Bearer {replica.key}")
+            assert answer.status == 200, body
+
     def test_objects_that_are_elsewhere(self, tmp_path: Path) -> None:
         home = tmp_path / "one"
         with server_in_thread(home=str(home)):
@@ -159,6 +168,7 @@ class TestRefusing:
         code, words = refused(home, "--objects", str(tmp_path / "two"), "--no-auth")
         assert code == 2
         assert "objects of this catalog are in default" in words
+        assert words.endswith("start the server without --objects")
 
     def test_a_schema_that_it_does_not_know(
         self, tmp_path: Path, postgres_url: str, postgres: PostgresServer
