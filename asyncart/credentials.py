@@ -113,9 +113,13 @@ def _read(home: str) -> _Kept:
         raise Invalid(
             f"{path} is damaged: remove it, and `asyncart login` again"
         ) from error.with_traceback(None)
+    except Denied:
+        raise
+    except PermissionError as error:
+        raise Denied(
+            f"{path} cannot be read: permission denied; set ASYNCART_HOME to a folder of yours"
+        ) from error
     except OSError as error:
-        if isinstance(error, Denied):
-            raise
         raise Unavailable(f"{path} cannot be read: {error.strerror or error}") from error
 
 

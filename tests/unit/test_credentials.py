@@ -207,3 +207,14 @@ def test_settings_do_not_show_the_key() -> None:
     shown = f"{settings!r} {settings} {rich.pretty.pretty_repr(settings)} {config.resolve(api_key='aart_secret')!r}"
     assert "aart_secret" not in shown
     assert ORIGIN in shown
+
+
+def test_a_home_of_somebody_else_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not "unavailable": to repeat it would not help, another home does."""
+
+    def refuse(path: str, mode: str) -> object:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(credentials, "open", refuse, raising=False)
+    with pytest.raises(Denied, match="credentials.json cannot be read.* set ASYNCART_HOME"):
+        config.load(home=tmp_path)
