@@ -1,12 +1,12 @@
 """The catalog of a server: the same verbs, as calls of `wire`.
 
 Promised: every verb does what the protocol says, and raises what the server's catalog raises. Long
-questions are split and pages are followed. What nobody waits for travels with the next call of the session
-(see `net.control`): its beginning with the first question, a small object that is stored, parts that
-arrived, its end. So an artifact of a few small files takes four requests.
+questions are split and pages are followed. What nobody waits for travels with the next call (see
+`net.control`): the beginning of a session with its first question, a small object that is stored, the
+session's end. So an artifact of a few small files takes four requests.
 
-Deferred is only what costs little to do again when this process is killed before the next call: parts, and
-objects of less than `SMALL_BYTES`. A session that asked for nothing is never heard of.
+Of what is stored, only objects of less than `SMALL_BYTES` are deferred: they cost little to send again when
+this process is killed before the next call. A session that asked for nothing is never heard of.
 
 Refused: what only the owner of the database does (compaction, forgetting objects): the server does it.
 """
@@ -105,23 +105,28 @@ class HttpCatalog:
         return session_id
 
     async def renew_session(self, session_id: str) -> None:
-        await self._call("renew_session", wire.RenewSession(session_id=session_id), session_id)
+        await self.client.call(
+            "renew_session", wire.RenewSession(session_id=session_id), session_id
+        )
 
     async def end_session(self, session_id: str) -> None:
+        """Raises what was deferred and is refused now; the session is ended nevertheless."""
         client, request = self.client, wire.EndSession(session_id=session_id)
         waiting = client.deferred(session_id)
         for object_id in [o for o, owner in self._session_of.items() if owner == session_id]:
             del self._session_of[object_id]
+        # What was begun but never carried is not known there. If it was carried, and still waits, somebody
+        # cancelled while its beginning was under way: perhaps it is known.
+        is_begun = waiting != ["begin_session"]
+        is_over = not is_begun and not client.was_carried(session_id)
         try:
-            if not waiting:
-                await client.defer_optional("end_session", request)
-            elif waiting != ["begin_session"]:
+            if is_begun and waiting:
                 await client.call("end_session", request, session_id)
-            elif client.was_carried(session_id):
-                # Its beginning was under way when somebody cancelled: perhaps it is known there.
-                await client.defer_optional("end_session", request)
+                is_over = True
         finally:
             client.drop_scope(session_id)
+            if not is_over:
+                await client.defer_optional("end_session", request)
 
     async def stored_contents(
         self, session_id: str, digests: Sequence[bytes]
@@ -183,11 +188,11 @@ class HttpCatalog:
         request = wire.NoteParts(session_id=session_id, object_id=object_id, parts=list(parts))
         # Not deferred: what is not noted when this process is killed, the next attempt sends again. Parts
         # that arrive meanwhile travel together (`engine.objects`).
-        await self._call("note_parts", request, session_id)
+        await self.client.call("note_parts", request, session_id)
 
     async def forget_upload(self, object_id: str) -> None:
         session_id = self._session_of.pop(object_id, "")
-        await self._call("forget_upload", wire.ForgetUpload(object_id=object_id), session_id)
+        await self.client.call("forget_upload", wire.ForgetUpload(object_id=object_id), session_id)
 
     async def add_stored(
         self, session_id: str, objects: Sequence[StoredObject], contents: Sequence[Content]
@@ -203,10 +208,10 @@ class HttpCatalog:
         if sum(each.size for each in objects) < SMALL_BYTES:
             await self.client.defer("add_stored", request, session_id)
         else:
-            await self._call("add_stored", request, session_id)
+            await self.client.call("add_stored", request, session_id)
 
     async def mark_damaged(self, object_ids: Sequence[str]) -> None:
-        for some in _slices(list(object_ids), wire.MAX_PAGE) if object_ids else ():
+        for some in _slices(list(object_ids), wire.MAX_COMPLAINTS) if object_ids else ():
             await self.client.call("mark_damaged", wire.MarkDamaged(object_ids=some))
 
     # versions
@@ -250,16 +255,15 @@ class HttpCatalog:
         self, collection: CollectionName, after: int | None = None, limit: int = 1000
     ) -> list[VersionInfo]:
         found: list[VersionInfo] = []
-        while len(found) < limit:
+        while True:
             request = wire.ListVersions(
                 **_named(collection), after=after, limit=min(limit - len(found), wire.MAX_PAGE)
             )
             page = await self.client.ask(wire.Versions, "list_versions", request)
             found += page.versions
             after = page.next
-            if after is None:
-                break
-        return found
+            if after is None or len(found) == limit:
+                return found
 
     async def list_collections(
         self, entity: str, project: str | None = None, type: str | None = None
@@ -371,9 +375,6 @@ class HttpCatalog:
 
     async def set_fact(self, key: str, value: str) -> None:
         self._facts[key] = value
-
-    async def _call(self, name: str, request: wire.Request, session_id: str) -> None:
-        await self.client.call(name, request, session_id)
 
     def _registered(self, session_id: str, object_id: str, answer: wire.Registered) -> None:
         self._session_of[object_id] = session_id

@@ -235,7 +235,8 @@ class Catalog(Protocol):
     async def list_versions(
         self, collection: CollectionName, after: int | None = None, limit: int = 1000
     ) -> list[VersionInfo]:
-        """Live versions, newest first; `after` is the number where the previous page ended."""
+        """Live versions, newest first, at most `limit` (1 or more); `after` is the number where the
+        previous page ended."""
 
     async def list_collections(
         self, entity: str, project: str | None = None, type: str | None = None

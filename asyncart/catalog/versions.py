@@ -96,7 +96,7 @@ def live_row(conn: Connection, version_id: str) -> Row[Any]:
 def list_versions(
     conn: Connection, collection: CollectionName, after: int | None, limit: int
 ) -> list[VersionInfo]:
-    query = _NAMED.order_by(versions.c.number.desc()).limit(max(limit, 0))
+    query = _NAMED.order_by(versions.c.number.desc()).limit(limit)
     if after is not None:
         query = query.where(versions.c.number < after)
     rows = conn.execute(query, _keys(collection)).all()

@@ -17,7 +17,7 @@ from catalog_kinds import BIKES, Writer, digest, run, writer
 from served import EagerCatalog, EagerClient, in_turn, serving
 
 from asyncart import wire
-from asyncart.catalog import open_catalog
+from asyncart.catalog import open_catalog, sessions
 from asyncart.catalog.http import HttpCatalog
 from asyncart.catalog.sql import SqlCatalog
 from asyncart.errors import Conflict, Invalid, NotFound
@@ -152,13 +152,31 @@ async def test_what_was_deferred_and_refused_is_raised_by_the_call_that_carries_
 
 
 async def test_what_was_deferred_and_refused_is_raised_by_the_end_of_the_session(
-    served: HttpCatalog,
+    served: HttpCatalog, replicas: list[SqlCatalog]
 ) -> None:
+    """Which is over nevertheless, as soon as anything else is said."""
+    database = replicas[0].database
     writer = await Writer.begin(cast(SqlCatalog, served))
     assert await writer.stored("hello") == {}
     await served.add_stored(writer.session_id, [suite.StoredObject("f" * 32, 5)], [])
     with pytest.raises(Conflict):
         await writer.end()
+    assert await database.read(sessions.count_living) == 1
+    assert await served.find_version(BIKES, digest("hello")) is None
+    assert await database.read(sessions.count_living) == 0
+
+
+async def test_a_session_ends_with_what_was_deferred_in_it(
+    served: HttpCatalog, replicas: list[SqlCatalog]
+) -> None:
+    """In one request, and nothing is left to say."""
+    writer = await Writer.begin(cast(SqlCatalog, served))
+    await writer.store("hello")
+    requests = served.client.requests
+    await writer.end()
+    assert await replicas[0].database.read(sessions.count_living) == 0
+    await served.aclose()
+    assert served.client.requests == requests + 1
 
 
 async def test_a_long_question_is_split(
