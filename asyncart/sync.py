@@ -192,7 +192,7 @@ class Api(Twin):
         return call(self._aio.collect, dry_run=dry_run, compact=compact)
 
     def aclose(self) -> None:
-        """Close the connections; the next call opens them again."""
+        """Close the connections, unless somebody else still works with them; the next call opens them again."""
         call(self._aio.aclose)
 
 

@@ -15,6 +15,8 @@ from .collect import GarbageReport, collect
 from .run import _settings, find_artifact
 from .workspace import Workspace
 
+PAGE_VERSIONS = 1000  # asked for at once
+
 
 class Api:
     """Reads and tidies the catalog. Nothing that it does is recorded as lineage.
@@ -38,6 +40,7 @@ class Api:
         self._settings = _settings(
             home, store, catalog, server, api_key, entity, project, **settings
         )
+        self._entered: list[Workspace] = []
 
     @property
     def entity(self) -> str:
@@ -66,9 +69,14 @@ class Api:
         """All live versions of a name, newest first. Raises NotFound if there is none."""
         workspace = self._workspace()
         catalog = await workspace.catalog()
-        versions = await catalog.list_versions(self._collection(name))
-        found = [Artifact._logged(version, workspace) for version in versions]
-        return [a for a in found if type is None or a.type == type]
+        found: list[Artifact] = []
+        page = await catalog.list_versions(self._collection(name), limit=PAGE_VERSIONS)
+        while True:
+            found += [Artifact._logged(version, workspace) for version in page]
+            if len(page) < PAGE_VERSIONS:
+                return [a for a in found if type is None or a.type == type]
+            after = page[-1].number
+            page = await catalog.list_versions(self._collection(name), after, PAGE_VERSIONS)
 
     async def collections(
         self, type: str | None = None, project: str | None = None
@@ -145,10 +153,12 @@ class Api:
         return await collect(self._workspace(), dry_run=dry_run, compact=compact)
 
     async def aclose(self) -> None:
-        """Close the connections; the next call opens them again."""
-        await self._workspace().aclose()
+        """Close the connections, unless somebody else still works with them; the next call opens them again."""
+        await self._workspace().close_unused()
 
     async def __aenter__(self) -> Api:
+        self._entered.append(self._workspace())
+        self._entered[-1].acquire()
         return self
 
     async def __aexit__(
@@ -157,7 +167,7 @@ class Api:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.aclose()
+        await self._entered.pop().release()
 
     def _collection(self, name: str) -> CollectionName:
         """What the name means, once the catalog is open."""

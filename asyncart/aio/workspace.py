@@ -195,17 +195,33 @@ class Workspace:
     async def release(self) -> None:
         """One user less; the last one closes the connections."""
         self._users -= 1
-        if self._users == 0:
-            await self.aclose()
+        await self.close_unused()
+
+    async def close_unused(self) -> None:
+        """`aclose`, unless a run or an Api works with it.
+
+        Nothing remembers the workspace then, so that a service with settings of their own for every user
+        does not keep one for each; who still has it opens it again.
+        """
+        if self._users:
+            return
+        known = _workspaces.get(asyncio.get_running_loop(), {})
+        if known.get(self.settings) is self:
+            del known[self.settings]
+        await self.aclose()
 
     async def aclose(self) -> None:
+        """Let go of connections and files; the next call opens them again."""
         store, self._store = self._store, None
         catalog, self._catalog = self._catalog, None
         with anyio.CancelScope(shield=True):
-            if store is not None:
-                await store.aclose()
-            if catalog is not None:
-                await catalog.aclose()
+            try:
+                if store is not None:
+                    await store.aclose()
+            finally:
+                if catalog is not None:
+                    await catalog.aclose()
+                await self.threads.run(self.stat_cache.close)
 
 
 def manifest_reader(

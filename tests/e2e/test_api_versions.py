@@ -728,6 +728,38 @@ async def test_api_leaves_no_lineage(face: Any) -> None:
         pass
 
 
+async def test_api_lists_all_versions_however_many_there_are(
+    face: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyncart.aio.api.PAGE_VERSIONS", 2)
+    async with entered(face.init("p")) as run:
+        for content in "abcd":
+            await log(face, run, content)
+        async with entered(face.Api(project="p")) as api:
+            assert await names(api.artifacts("data")) == [
+                "data:v3",
+                "data:v2",
+                "data:v1",
+                "data:v0",
+            ]
+            await log(face, run, "e")
+            assert len(await names(api.artifacts("data"))) == 5
+
+
+@pytest.mark.parametrize("way", ["block", "aclose"])
+async def test_api_leaves_the_connections_of_a_run_alone(way: str) -> None:
+    async with asyncart.aio.init("p") as run:
+        store, catalog = await run._workspace.store(), await run._workspace.catalog()
+        api = asyncart.aio.Api(project="p")
+        if way == "block":
+            async with api:
+                assert not await api.artifact_exists("data")
+        else:
+            await api.aclose()
+        assert await run._workspace.store() is store
+        assert await run._workspace.catalog() is catalog
+
+
 # --- concurrency within one loop ----------------------------------------------------------------
 
 

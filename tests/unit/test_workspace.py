@@ -1,0 +1,46 @@
+"""What one event loop works with: shared by equal settings, and let go of when nobody uses it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import asyncart.aio
+from asyncart import config
+from asyncart.aio.workspace import Workspace
+
+
+async def test_nothing_is_kept_of_settings_that_nobody_uses_any_more(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    for user in ("ann", "bob", "cy"):
+        async with asyncart.aio.init("p", home=tmp_path / user) as run:
+            settings = run._workspace.settings
+            (tmp_path / "x").write_text(user)
+            await run.log_artifact(str(tmp_path / "x"))
+            assert Workspace.of(settings) is run._workspace
+        assert Workspace.of(settings) is not run._begun_in
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+async def test_equal_settings_share_a_workspace_until_its_last_user_leaves(tmp_path: Path) -> None:
+    settings = config.load(home=str(tmp_path), project="p")
+    async with asyncart.aio.Api(project="p", home=tmp_path) as api:
+        workspace = Workspace.of(settings)
+        await api.projects()
+        async with asyncart.aio.init("p", home=tmp_path) as run:
+            assert run._workspace is workspace
+        assert workspace._catalog is not None
+    assert workspace._catalog is None
+
+
+async def test_an_artifact_in_hand_opens_the_connections_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text("x")
+    async with asyncart.aio.init("p", home=tmp_path / "home") as run:
+        artifact = await run.log_artifact(str(tmp_path / "x"), "data")
+    assert [entry.path for entry in await artifact.files()] == ["x"]
+    await asyncart.aio.Api(home=tmp_path / "home").aclose()
