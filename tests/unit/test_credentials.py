@@ -216,5 +216,5 @@ def test_a_home_of_somebody_else_is_denied(tmp_path: Path, monkeypatch: pytest.M
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(credentials, "open", refuse, raising=False)
-    with pytest.raises(Denied, match="credentials.json cannot be read.* set ASYNCART_HOME"):
-        config.load(home=tmp_path)
+    with pytest.raises(Denied, match=r"credentials\.json cannot be read.* set ASYNCART_HOME"):
+        config.load(home=str(tmp_path))
