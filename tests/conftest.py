@@ -8,6 +8,8 @@ import pytest
 from services import (
     asyncart_server,
     aws_environment,
+    disk_1_mib,
+    disk_2_mib,
     fresh_server,
     postgres,
     postgres_url,
@@ -18,6 +20,8 @@ from services import (
 __all__ = [
     "asyncart_server",
     "aws_environment",
+    "disk_1_mib",
+    "disk_2_mib",
     "fresh_server",
     "postgres",
     "postgres_url",

@@ -1,12 +1,15 @@
 """Real servers for tests, on 127.0.0.1 only: started by the first test that needs them, killed at the end.
 
-They are those of the benchmarks (see `bench.processes`), as fixtures (imported by `conftest`).
+They are those of the benchmarks (see `bench.processes`), as fixtures (imported by `conftest`). And small
+disks, to be filled. What a machine cannot provide skips the test, and in CI fails it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -92,6 +95,47 @@ def server_in_thread(**options: Any) -> Iterator[str]:
     assert not thread.is_alive(), "the server did not end"
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def mounted_disk(folder: Path, size_bytes: int) -> Iterator[Path]:
+    """A file system of so many bytes at `folder`. Whatever is still open on it at the end is a failure."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        missing("a mount command, for a disk that is full")
+    if done.returncode:
+        missing(f"a small disk, which takes root: {done.stderr.decode().strip()}")
+    yield folder
+    gc.collect()  # the traceback of an error that a test caught may hold an open file
+    still_open = [path for path in open_paths() if path.startswith(f"{folder}/")]
+    subprocess.run(["umount", "-l", str(folder)], check=True)  # lazily: others may look at it
+    assert not still_open, still_open
+
+
+def open_paths() -> list[str]:
+    """What this process has open."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def disk_1_mib(tmp_path: Path) -> Iterator[Path]:
+    with mounted_disk(tmp_path / "disk", 1 << 20) as disk:
+        yield disk
+
+
+@pytest.fixture
+def disk_2_mib(tmp_path: Path) -> Iterator[Path]:
+    with mounted_disk(tmp_path / "disk", 2 << 20) as disk:
+        yield disk
 
 
 @pytest.fixture(scope="session")

@@ -505,23 +505,12 @@ def test_owners_that_cannot_be_judged_are_alive():
 # the disk
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-async def test_a_full_disk_is_an_error_and_the_catalog_stays_whole(small_disk):
+async def test_a_full_disk_is_an_error_and_the_catalog_stays_whole(disk_1_mib):
     """Reading goes on, what was not written is not there, and with space again writing goes on."""
-    catalog = await open_catalog(str(small_disk / "catalog.db"))
+    catalog = await open_catalog(str(disk_1_mib / "catalog.db"))
     writer = await Writer.begin(catalog)
     await writer.log("a")
-    filler = small_disk / "filler"
+    filler = disk_1_mib / "filler"
     filler.write_bytes(b"x" * (300 << 10))
     texts = [f"text {number}" for number in range(8000)]
 
@@ -540,10 +529,10 @@ async def test_a_full_disk_is_an_error_and_the_catalog_stays_whole(small_disk):
     await catalog.aclose()
 
 
-async def test_a_catalog_is_refused_where_there_is_no_space_for_it(small_disk):
-    (small_disk / "filler").write_bytes(b"x" * (980 << 10))
+async def test_a_catalog_is_refused_where_there_is_no_space_for_it(disk_1_mib):
+    (disk_1_mib / "filler").write_bytes(b"x" * (980 << 10))
     with pytest.raises(Unavailable, match=r"catalog\.db: the disk is full"):
-        await open_catalog(str(small_disk / "catalog.db"))
+        await open_catalog(str(disk_1_mib / "catalog.db"))
 
 
 def test_the_catalog_is_a_sql_catalog(path):

@@ -570,7 +570,6 @@ async def test_bytes_damaged_on_their_way_are_sent_again(
     aws_environment: S3Server, tmp_path: Path, algorithm: str
 ) -> None:
     """Where the store verifies a checksum: objects and parts, resumed ones too; in the end it is an error."""
-    pytest.importorskip("awscrt")
     url = f"s3://{aws_environment.bucket}/{tmp_path.name}"
     async with (
         aclosing(DamagingPlane(0)) as plane,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from services import mounted_disk
 from workplace import (
     KIB,
     Place,
@@ -27,18 +27,9 @@ MESSAGE = r"(?i)(disk full|no space|disk is full).*(free )"
 
 @pytest.fixture
 def disk(folder: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    mounted = folder / "disk"
-    mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(mounted)]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if done.returncode:
-        pytest.skip(f"a small tmpfs cannot be mounted: {done.stderr.decode().strip()}")
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True)
+    """Below the folder of the place, where open files are looked for."""
+    with mounted_disk(folder / "disk", DISK_BYTES) as mounted:
+        yield mounted
 
 
 def fill(disk: Path, leave: int) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from services import open_paths
 
 from asyncart import aio, config, stores
 from asyncart.aio.collect import collect
@@ -209,17 +210,6 @@ def temps_below(folder: Path) -> list[str]:
         for path in folder.rglob("*")
         if path.name.endswith(TEMP_MARKS) and path.name.startswith(".")
     ]
-
-
-def open_paths() -> list[str]:
-    """What this process has open."""
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except OSError:
-            continue
-    return found
 
 
 async def settle() -> None:

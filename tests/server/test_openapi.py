@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from anyio.from_thread import start_blocking_portal
 from jsonschema import Draft202012Validator
 from talk import ENTITY, PROJECT, Talk, digest, in_folder, served
@@ -141,7 +140,7 @@ def in_thread(folder: Path) -> Iterator[str]:
 
 def test_no_request_that_the_document_allows_is_a_server_error(tmp_path: Path) -> None:
     """schemathesis makes requests, right and wrong, from the document; answers have to be as it says."""
-    schemathesis = pytest.importorskip("schemathesis")
+    import schemathesis
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis.errors import Unsatisfiable
     from schemathesis.checks import not_a_server_error

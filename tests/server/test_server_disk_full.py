@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,30 +19,14 @@ from asyncart.stores import open_store
 DISK_BYTES = 2 << 20
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(mounted)]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if done.returncode:
-        pytest.skip(f"a small tmpfs cannot be mounted: {done.stderr.decode().strip()}")
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True)
-
-
 @pytest.mark.parametrize("size", [1 << 20, 24 << 20], ids=["pack", "parts"])
-async def test_a_client_does_not_wait_for_room(tmp_path: Path, disk: Path, size: int) -> None:
+async def test_a_client_does_not_wait_for_room(tmp_path: Path, disk_2_mib: Path, size: int) -> None:
     """Waiting would not help: `Full`, which is Unavailable, and not after two minutes of repeats."""
-    (disk / "filler").write_bytes(bytes(DISK_BYTES - (512 << 10)))
+    (disk_2_mib / "filler").write_bytes(bytes(DISK_BYTES - (512 << 10)))
     file = tmp_path / "data.bin"
     file.write_bytes(os.urandom(size))
     catalog = await open_catalog(str(tmp_path / "catalog.sqlite"))
-    store = await open_store(str(disk / "store"))
+    store = await open_store(str(disk_2_mib / "store"))
     async with (
         serving(catalog, store) as origin,
         aio.init(project="p", server=origin, home=tmp_path / "home") as run,
@@ -58,17 +40,17 @@ async def test_a_client_does_not_wait_for_room(tmp_path: Path, disk: Path, size:
         small = aio.Artifact("small", "dataset")
         small.add_file(__file__)
         assert (await run.log_artifact(small)).version == "v0"
-        (disk / "filler").unlink()
+        (disk_2_mib / "filler").unlink()
         if size < DISK_BYTES:
             assert (await run.log_artifact(artifact)).version == "v0"
     await store.aclose()
     await catalog.aclose()
 
 
-async def test_it_is_507(tmp_path: Path, disk: Path) -> None:
-    (disk / "filler").write_bytes(bytes(DISK_BYTES - (128 << 10)))
+async def test_it_is_507(tmp_path: Path, disk_2_mib: Path) -> None:
+    (disk_2_mib / "filler").write_bytes(bytes(DISK_BYTES - (128 << 10)))
     catalog_url, _ = in_folder(tmp_path)
-    async with served(catalog_url, str(disk / "store")) as talk:
+    async with served(catalog_url, str(disk_2_mib / "store")) as talk:
         session_id = await talk.session()
         _, answer = await talk.registered(session_id, want_url=True)
         said = await talk.raw("PUT", answer["url"]["url"], data=bytes(1 << 20))

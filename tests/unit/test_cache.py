@@ -608,25 +608,11 @@ def test_the_default_keeps_five_percent_and_a_gib(
         assert cache._has_free_disk(wanted) is expected
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real one, of 1 MiB."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(mount)]
-    if os.geteuid() != 0 or subprocess.run(command).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
-
-
 async def test_a_full_disk_fails_no_download(
-    small_disk: Path, below: CountingStore, caplog: pytest.LogCaptureFixture
+    disk_1_mib: Path, below: CountingStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is read is right, the cache is off, that is said once, and what is there stays of use."""
-    cache = ObjectCache(small_disk / "cache", 64 * MIB, keep_free_bytes=-64 * MIB)
+    cache = ObjectCache(disk_1_mib / "cache", 64 * MIB, keep_free_bytes=-64 * MIB)
     store = CachedStore(below, cache)
     data = content(700 * KIB)
     keys = [await put(store, data) for _ in range(4)]

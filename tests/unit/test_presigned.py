@@ -6,18 +6,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from botocore import auth, awsrequest, credentials
 
 from asyncart.stores.presigned import Presigner
 
-botocore = pytest.importorskip("botocore")
 NOW = datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC)
 
 
 def by_botocore(
     method: str, url: str, token: str | None, monkeypatch: pytest.MonkeyPatch, **query: Any
 ) -> str:
-    from botocore import auth, awsrequest, credentials
-
     class Fixed(auth.S3SigV4QueryAuth):  # type: ignore[misc]
         def _modify_request_before_signing(self, request: Any) -> None:
             request.context["timestamp"] = NOW.strftime(auth.SIGV4_TIMESTAMP)
