@@ -30,6 +30,7 @@ from ..policy import Principal
 
 CACHE_S = 2.0
 MOST_CACHED = 10_000
+MOST_KNOWN = 10_000  # keys that were right, of which wrong ones from the same address keep nobody
 SECRET_VARIABLE = "ASYNCART_SERVER_SECRET"
 MIN_SECRET_CHARS = 32
 
@@ -61,6 +62,7 @@ class Accounts:
         self._hash_key = None if given is None else keys.hash_key(given.encode())
         self._clock = clock
         self._cached: OrderedDict[str, tuple[Credential, float]] = OrderedDict()
+        self._known: OrderedDict[bytes, None] = OrderedDict()  # hashes
         self._refusals = Refusals(clock)
 
     def __repr__(self) -> str:
@@ -70,18 +72,23 @@ class Accounts:
 
     async def authenticate(self, header: str | None, address: str = "") -> Principal:
         """The bearer of the key in the Authorization header. Raises Unauthenticated, or TooMany after
-        many wrong keys from one address."""
+        many wrong keys from one address; but not for a key that was right here before: strangers behind the
+        same proxy would shut out everybody."""
         key = _key_of(header)
+        hash_ = await self._hash_of(key)
         credential = self._remembered(key.id)
         if credential is None:
-            self._refusals.check(address)
+            if hash_ not in self._known:
+                self._refusals.check(address)
             credential = await self._look_up(key.id)
-        if not await self._is_right(key, credential) or credential is None:
+        if not _is_right(hash_, credential) or credential is None:
+            self._known.pop(hash_, None)
             self._refusals.note(address)
             LOGGER.info("refused API key %s", key.id)
             raise Unauthenticated(
                 f"API key {key.id} is not valid (any more); run `asyncart login` with another one"
             )
+        self._remember(hash_)
         return Principal(
             user_id=credential.user_id,
             user=credential.user,
@@ -91,10 +98,11 @@ class Accounts:
             is_admin=credential.is_admin,
         )
 
-    async def _is_right(self, key: ApiKey, credential: Credential | None) -> bool:
-        expected = bytes(32) if credential is None else credential.hash
-        is_same = hmac.compare_digest(await self._hash_of(key), expected)
-        return is_same and credential is not None and not credential.has_ended
+    def _remember(self, hash_: bytes) -> None:
+        self._known[hash_] = None
+        self._known.move_to_end(hash_)
+        if len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)
 
     def _remembered(self, key_id: str) -> Credential | None:
         """What was found a moment ago, with the time that has passed since."""
@@ -194,6 +202,12 @@ class Accounts:
                 secret = await self._plain.write(keys.ensure_secret)
             self._hash_key = keys.hash_key(secret)
         return keys.hash_of(key, self._hash_key)
+
+
+def _is_right(hash_: bytes, credential: Credential | None) -> bool:
+    expected = bytes(32) if credential is None else credential.hash
+    is_same = hmac.compare_digest(hash_, expected)
+    return is_same and credential is not None and not credential.has_ended
 
 
 def _key_of(header: str | None) -> ApiKey:
