@@ -105,6 +105,12 @@ def limited(context: ServerContext, principal: Principal) -> AbstractContextMana
     return context.limits.request(principal.user_id)
 
 
+def carries(caller: Caller, calls: int) -> None:
+    """The request is a batch of so many calls. Raises TooMany."""
+    if caller.context.accounts is not None and calls > 1:
+        caller.context.limits.more(caller.principal.user_id, calls - 1)
+
+
 def recorded(caller: Caller, route: str, request: Request) -> AbstractContextManager[None]:
     """What is changed inside is written to the audit log, if the route's policy says so."""
     from . import audit

@@ -2,10 +2,11 @@
 
 Counted in memory, per replica: N replicas let N times as much through, which is the point of having N.
 The limits are far above what a client at full speed does (1,000 small artifacts by 32 clients are some
-200 requests/s on two cores); they keep one caller in a loop from taking a replica from all others.
+200 requests/s on two cores); they keep one caller in a loop from taking a replica from all others. A batch
+counts as many requests as it has calls, and is carried out if there is room for all of them.
 
 Whoever is refused is told when to come back (429, `Retry-After`). Wrong keys are counted by address, and
-refuse no key that was valid a moment ago: behind one proxy all clients have one address.
+refuse no key that was right on this replica before: behind one proxy all clients have one address.
 """
 
 from __future__ import annotations
@@ -51,14 +52,14 @@ class Buckets(Generic[K]):
         self._clock = clock
         self._left: OrderedDict[K, tuple[float, float]] = OrderedDict()  # tokens, as of when
 
-    def wait_s(self, key: K) -> float:
-        """How long until there is a token; 0 if there is one."""
-        tokens = self._tokens(key)
-        return 0.0 if tokens >= 1 else (1 - tokens) / self._rate
+    def wait_s(self, key: K, tokens: int = 1) -> float:
+        """How long until there are so many tokens; 0 if there are."""
+        lacking = min(tokens, self._burst) - self._tokens(key)
+        return max(lacking, 0.0) / self._rate
 
-    def take(self, key: K) -> None:
-        """Take a token, also one that is not there yet."""
-        self._left[key] = (max(self._tokens(key) - 1, 0.0), self._clock())
+    def take(self, key: K, tokens: int = 1) -> None:
+        """Take tokens, also some that are not there yet."""
+        self._left[key] = (max(self._tokens(key) - tokens, 0.0), self._clock())
         self._left.move_to_end(key)
         while len(self._left) > MOST_CALLERS:
             self._left.popitem(last=False)
@@ -86,8 +87,7 @@ class Limits:
     @contextmanager
     def request(self, user_id: int) -> Iterator[None]:
         """One request of the user is carried out inside. Raises TooMany."""
-        if wait_s := self._requests.wait_s(user_id):
-            raise TooMany("too many requests: slow down", math.ceil(wait_s))
+        self._check(user_id, 1)
         under_way = self._under_way.get(user_id, 0)
         if under_way >= self._at_once:
             raise TooMany(
@@ -102,6 +102,15 @@ class Limits:
             self._under_way[user_id] -= 1
             if not self._under_way[user_id]:
                 del self._under_way[user_id]
+
+    def more(self, user_id: int, requests: int) -> None:
+        """The request of the user that is being carried out is as good as so many more. Raises TooMany."""
+        self._check(user_id, requests)
+        self._requests.take(user_id, requests)
+
+    def _check(self, user_id: int, requests: int) -> None:
+        if wait_s := self._requests.wait_s(user_id, requests):
+            raise TooMany("too many requests: slow down", math.ceil(wait_s))
 
 
 class Refusals:

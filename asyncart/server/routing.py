@@ -153,6 +153,7 @@ class Router:
         async with self._bodies.taken(http, endpoint.body_limit) as body:
             if endpoint.name == BATCH:
                 calls = await _in_thread_if(len(body), _calls, body)
+                guard.carries(caller, len(calls))
                 return _json(_encode(await self._carry_out_all(caller, calls, key)))
             request = await _decoded(endpoint.codec, http, body)
             return _json(await self._carry_out(caller, endpoint, request, key))

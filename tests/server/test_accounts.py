@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from account_world import Talk, status_of, talking
 from sqlalchemy import select, text, update
@@ -449,7 +451,7 @@ async def test_too_many_requests_are_told_when_to_come_back(catalog, tmp_path) -
 
 
 async def test_wrong_keys_slow_down_their_address_only(catalog) -> None:
-    """And no key from there that was right a moment ago."""
+    """And no key from there that was right before, for as long as it is."""
     clock = Clock()
     service = Accounts(catalog.database, clock=clock)
     text_ = await ensure_admin(service)
@@ -462,8 +464,52 @@ async def test_wrong_keys_slow_down_their_address_only(catalog) -> None:
     with pytest.raises(Unauthenticated):
         await service.authenticate(f"Bearer {new_key().text}", "5.6.7.8")
     await service.authenticate(f"Bearer {text_}", "1.2.3.4")
-    clock.now += CACHE_S
+    clock.now += 10 * CACHE_S
+
+    async def wrong_keys() -> None:
+        """Until no other one is looked at."""
+        for _ in range(int(REFUSALS_BURST)):
+            with contextlib.suppress(Unauthenticated, TooMany):
+                await service.authenticate(f"Bearer {new_key().text}", "1.2.3.4")
+        with pytest.raises(TooMany):
+            await service.authenticate(f"Bearer {new_key().text}", "1.2.3.4")
+
+    await wrong_keys()
     await service.authenticate(f"Bearer {text_}", "1.2.3.4")
+    key = parse_key(text_)
+    forged = ApiKey(key.id, new_key().secret)  # its id is no secret, and does not help
+    clock.now += CACHE_S
+    await wrong_keys()
+    with pytest.raises(TooMany):
+        await service.authenticate(f"Bearer {forged.text}", "1.2.3.4")
+    await service.revoke_key(key.id)
+    clock.now += CACHE_S
+    with pytest.raises(Unauthenticated):
+        await service.authenticate(f"Bearer {text_}", "1.2.3.4")
+    await wrong_keys()
+    with pytest.raises(TooMany):
+        await service.authenticate(f"Bearer {text_}", "1.2.3.4")
+
+
+async def test_a_batch_counts_as_what_it_carries(catalog, tmp_path) -> None:
+    """Also when nothing of it is right; where there is no room for all, none is carried out."""
+    limits = Limits(requests_per_s=0.1, burst=5.0)
+    async with talking(catalog, tmp_path / "store", limits=limits) as talk:
+        admin = await admin_of(talk)
+
+        async def batch(*names: str) -> tuple[int, str | None]:
+            asked = [msgspec.json.encode(wire.CreateUser(name=name)) for name in names]
+            calls = [wire.Call(name="create_user", request=msgspec.Raw(each)) for each in asked]
+            status, headers, _ = await talk.ask(admin, "batch", wire.Batch(calls=calls))
+            return status, headers.get("Retry-After")
+
+        assert await batch("a", "b", "c") == (200, None)
+        status, retry_after = await batch("d", "e", "f")
+        assert status == 429
+        assert retry_after is not None
+        assert 1 <= int(retry_after) <= 10
+        found = await catalog.database.read(accounts.list_users, None, 10)
+        assert {user.name for user in found} == {"admin", "a", "b", "c"}
 
 
 # the audit log
