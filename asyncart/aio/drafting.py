@@ -18,7 +18,7 @@ from .. import config, names
 from ..engine.scan import DirSource, FileSource, Removal, Source, Symlinks, same_content
 from ..errors import Invalid, NotFound
 from ..model import VersionInfo
-from .workspace import draft_folder
+from . import draftfolder
 
 
 class ReferenceSource(msgspec.Struct, frozen=True):
@@ -141,7 +141,7 @@ class Contents:
     def new_file_path(self, settings: config.Settings) -> str:
         """Where the bytes of a new file go until the draft is logged."""
         if self._folder is None:
-            self._folder = draft_folder(settings)
+            self._folder = draftfolder.new_folder(settings)
             weakref.finalize(self, _remove_own, self._folder, os.getpid())
         self._serial += 1
         return os.path.join(self._folder, str(self._serial))

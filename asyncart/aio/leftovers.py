@@ -13,7 +13,7 @@ import msgspec
 from ..config import Settings
 from ..engine.statcache import StatCache
 from ..stores.cache import ObjectCache
-from .workspace import _sweep_drafts
+from . import draftfolder
 
 
 class Leftover(msgspec.Struct, frozen=True):
@@ -48,7 +48,7 @@ def clear(settings: Settings) -> None:
         cache.clear()
         cache.close()
     object_cache(settings).clear()
-    _sweep_drafts(settings.drafts_dir)
+    draftfolder.sweep(settings)
 
 
 def _measured(path: str) -> tuple[int, int]:

@@ -8,9 +8,7 @@ opens them again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import shutil
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -25,7 +23,7 @@ from ..engine.tasks import Threads, cleaned_up, settled
 from ..engine.tree import ManifestReader
 from ..errors import Denied, Invalid, Unavailable
 from ..model import Content, Entry, ManifestLocation, VersionInfo
-from . import sent_checksum
+from . import draftfolder, sent_checksum
 from .ledger import CLEANUP_S, Ledger
 
 if TYPE_CHECKING:
@@ -262,31 +260,4 @@ def _prepare_home(settings: Settings) -> None:
         raise Unavailable(
             f"{settings.home} cannot be made: {error.strerror or error}; set ASYNCART_HOME to another folder"
         ) from error
-    _sweep_drafts(settings.drafts_dir)
-
-
-def draft_folder(settings: Settings) -> str:
-    """A new folder for the files that a draft writes itself; its name tells whose it is."""
-    name = f"{os.getpid()}-{os.urandom(8).hex()}"
-    folder = os.path.join(settings.drafts_dir, name)
-    os.makedirs(folder)
-    return folder
-
-
-def _sweep_drafts(folder: str) -> None:
-    """Remove what processes left behind that are no more."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            pid = name.partition("-")[0]
-            if pid.isdigit() and not _is_alive(int(pid)):
-                shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    draftfolder.sweep(settings)
