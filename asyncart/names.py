@@ -22,6 +22,8 @@ import msgspec
 
 from .errors import Invalid
 
+LATEST = "latest"  # the alias that follows what is logged; nobody sets or removes it
+
 MAX_NAME_CHARS = 128  # as in W&B, so that every name from there is valid here
 MAX_COMPONENT_BYTES = 255  # NAME_MAX of ext4, XFS, APFS, NTFS (there in UTF-16 units)
 MAX_PATH_BYTES = 4096  # PATH_MAX of Linux
@@ -145,7 +147,7 @@ class Ref(msgspec.Struct, frozen=True):
     entity: str | None
     project: str | None
     name: str
-    selector: str = "latest"
+    selector: str = LATEST
 
     def __str__(self) -> str:
         parts = [part for part in (self.entity, self.project, self.name) if part is not None]
@@ -172,7 +174,7 @@ def parse_ref(text: str) -> Ref:
             "'[entity/][project/]name[:alias|:vN]', such as 'bike-data:latest'"
         )
     if not colon:
-        selector = "latest"
+        selector = LATEST
     elif is_version_selector(selector) is None:
         check_alias(selector)
     return Ref(

@@ -32,7 +32,6 @@ from .progress import ProgressCallback
 from .workspace import Workspace
 
 ALPHABET = string.ascii_lowercase + string.digits
-LATEST = "latest"
 DEFAULT_TYPE = "unspecified"
 END_S = 5.0  # to say that a run has failed, when its end was cancelled
 
@@ -483,7 +482,7 @@ def _raise_if_logged(artifact: Artifact) -> None:
 
 def _checked_aliases(aliases: Iterable[str] | None) -> tuple[str, ...]:
     wanted = {names.check_alias(alias): None for alias in _listed(aliases, "aliases")}
-    return tuple(alias for alias in wanted if alias != LATEST)
+    return tuple(alias for alias in wanted if alias != names.LATEST)
 
 
 def _checked_tags(tags: Iterable[str] | None) -> tuple[str, ...]:

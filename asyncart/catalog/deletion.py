@@ -14,11 +14,10 @@ from sqlalchemy.engine import Connection
 
 from ..errors import Invalid
 from ..model import VersionInfo
+from ..names import LATEST
 from . import bulk, clock
 from .protocol import Retention
 from .tables import aliases, collections, objects, version_objects, versions
-
-LATEST = "latest"
 
 
 def check_retention(rule: Retention) -> None:

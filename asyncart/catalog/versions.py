@@ -13,7 +13,6 @@ want it. Then the longer wish wins, and no limit is the longest. How versions en
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
@@ -24,14 +23,11 @@ from sqlalchemy.engine import Connection, Row
 
 from asyncart.errors import Conflict, Invalid, NotFound
 from asyncart.model import CollectionInfo, ManifestLocation, VersionInfo
+from asyncart.names import LATEST, is_version_selector
 
 from . import bulk, clock, deletion, lineage, sessions
 from .protocol import CollectionName, Committed, Draft, Retention
 from .tables import OUTPUT, STORED, aliases, collections, drafts, objects, version_objects, versions
-
-LATEST = "latest"
-
-_NUMBER = re.compile(r"v(0|[1-9][0-9]{0,17})")
 
 SELECT = select(
     versions,
@@ -65,8 +61,9 @@ def find_version(conn: Connection, collection: CollectionName, digest: bytes) ->
 
 
 def resolve(conn: Connection, collection: CollectionName, selector: str) -> VersionInfo:
-    if number := _NUMBER.fullmatch(selector):
-        row = conn.execute(_BY_NUMBER, {**_keys(collection), "number": int(number[1])}).first()
+    number = is_version_selector(selector)
+    if number is not None:
+        row = conn.execute(_BY_NUMBER, {**_keys(collection), "number": number}).first()
     else:
         row = conn.execute(_BY_ALIAS, {**_keys(collection), "alias": selector}).first()
     if row is None:
@@ -667,10 +664,10 @@ def _not_found(conn: Connection, collection: CollectionName, selector: str) -> N
     )
     there = ", ".join([*_shortened(names), *_shortened(_ranges(numbers))]) or "no versions"
     title = _title(collection)
-    number = _NUMBER.fullmatch(selector)
+    number = is_version_selector(selector)
     if number is None:
         return NotFound(f"{title} has no alias '{selector}'; it has: {there}")
-    if int(number[1]) < row.next_number:
+    if number < row.next_number:
         return NotFound(f"{title}:{selector} was deleted; it has: {there}")
     return NotFound(f"{title} has no version {selector}; it has: {there}")
 

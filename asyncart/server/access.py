@@ -23,11 +23,10 @@ from ..catalog import accounts, ownership, sessions
 from ..catalog.tables import WRITING
 from ..catalog.transactions import Database
 from ..errors import AsyncartError, Conflict, Denied, NotFound
+from ..names import LATEST
 from ..wire import Role, Scope
 from .absent import Absent
 from .policy import Policy, Principal, Target, Unseen
-
-LATEST = "latest"
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ... import wire
 from ...catalog import accounts, audit
 from ...errors import Invalid
-from ...names import check_entity
+from ...names import LATEST, check_entity
 from ..accounts import Accounts
 from ..context import Caller
 from ..routing import handler
@@ -182,7 +182,7 @@ async def list_protected_aliases(
 
 @handler("protect_alias")
 async def protect_alias(caller: Caller, request: wire.ProtectAlias) -> wire.Done:
-    if request.pattern == "latest":
+    if request.pattern == LATEST:
         raise Invalid("'latest' follows what is logged; it cannot be protected")
     await caller.context.database.write(
         accounts.protect_alias,
