@@ -23,9 +23,9 @@ from sqlalchemy.engine import Connection
 from asyncart.errors import Conflict
 from asyncart.model import Content, Extent
 
-from . import bulk, clock, contents, ownership, versions
+from . import bulk, clock, contents, ownership, sessions, versions
 from .protocol import SESSION_TTL_S, Committed, Draft, StoredObject
-from .tables import WRITING, entities, objects, version_objects
+from .tables import WRITING, objects, version_objects
 from .tables import sessions as sessions_table
 
 # Which of these objects' bytes the caller may have; None: whatever is there.
@@ -39,7 +39,7 @@ def begin_session(
     conn: Connection, session_id: str, entity: str, project: str | None, user_id: int, owner: str
 ) -> None:
     """The client's own id; again by the same user, also at the same time, the same session."""
-    entity_id = _entity_id(conn, entity)
+    entity_id = sessions.number_of_entity(conn, entity)
     new = {
         "public_id": session_id,
         "entity_id": entity_id,
@@ -59,15 +59,6 @@ def begin_session(
         False,
     ):
         raise Conflict(f"session {session_id} exists already; begin one with a fresh id")
-
-
-def _entity_id(conn: Connection, name: str) -> int:
-    query = select(entities.c.id).where(entities.c.name == name)
-    known: int | None = conn.execute(query).scalar_one_or_none()
-    if known is None:  # once in an entity's life
-        bulk.insert_new(conn, entities, [{"name": name}])
-        known = conn.execute(query).scalar_one()
-    return known
 
 
 def _session_row(conn: Connection, session_id: str) -> Any:

@@ -41,18 +41,25 @@ _LIVE = select(sessions.c.id, sessions.c.entity_id, sessions.c.is_over)
 
 
 def begin_session(conn: Connection, entity: str, owner_id: str) -> str:
-    bulk.insert_new(conn, entities, [{"name": entity}])
-    entity_id = conn.execute(select(entities.c.id).where(entities.c.name == entity)).scalar_one()
     public_id = uuid4().hex
     conn.execute(
         insert(sessions).values(
             public_id=public_id,
-            entity_id=entity_id,
+            entity_id=number_of_entity(conn, entity),
             owner=owner_id,
             expires_at=clock.now(conn) + SESSION_TTL_S,
         )
     )
     return public_id
+
+
+def number_of_entity(conn: Connection, name: str) -> int:
+    query = select(entities.c.id).where(entities.c.name == name)
+    known: int | None = conn.execute(query).scalar_one_or_none()
+    if known is None:  # once in an entity's life
+        bulk.insert_new(conn, entities, [{"name": name}])
+        known = conn.execute(query).scalar_one()
+    return known
 
 
 def live(conn: Connection, session_id: str) -> Session:
