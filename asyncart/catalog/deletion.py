@@ -49,11 +49,8 @@ def end_versions(conn: Connection, numbers: Sequence[int]) -> None:
     if not numbers:
         return
     now = clock.now(conn)
-    their = bulk.among(conn, version_objects.c.version_id, numbers)
-    reached = select(version_objects.c.object).where(their)
     # The largest of them names this deletion: no other one will ever have it.
-    conn.execute(update(objects).where(objects.c.id.in_(reached)).values(loosened_by=max(numbers)))
-    conn.execute(delete(version_objects).where(their))
+    let_go(conn, numbers, loosened_by=max(numbers))
     of_them = bulk.among(conn, aliases.c.version_id, numbers)
     query = select(aliases.c.collection_id).where(of_them, aliases.c.alias == LATEST)
     headless = list(conn.execute(query).scalars())
@@ -63,6 +60,15 @@ def end_versions(conn: Connection, numbers: Sequence[int]) -> None:
     conn.execute(update(collections).where(collections.c.id.in_(touched)).values(updated_at=now))
     conn.execute(update(versions).where(gone).values(deleted_at=now))
     _move_latest(conn, headless)
+
+
+def let_go(conn: Connection, numbers: Sequence[int], *, loosened_by: int) -> None:
+    """These versions reach nothing any more, and what they reached is to be looked at."""
+    their = bulk.among(conn, version_objects.c.version_id, numbers)
+    reached = select(version_objects.c.object).where(their)
+    loosened = update(objects).where(objects.c.id.in_(reached))
+    conn.execute(loosened.values(loosened_by=loosened_by))
+    conn.execute(delete(version_objects).where(their))
 
 
 def _move_latest(conn: Connection, collection_ids: Sequence[int]) -> None:

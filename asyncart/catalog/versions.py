@@ -295,7 +295,7 @@ def _heal(conn: Connection, session: sessions.Session, draft: Draft, damaged: Ro
     ).scalars()
     for other in others.all():
         reach(conn, other, draft.object_ids)
-    conn.execute(delete(version_objects).where(version_objects.c.version_id == damaged.id))
+    deletion.let_go(conn, [damaged.id], loosened_by=0)
     reach(conn, damaged.id, _object_ids(draft))
     conn.execute(
         update(versions)

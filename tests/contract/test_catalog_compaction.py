@@ -103,6 +103,18 @@ async def test_what_a_failed_attempt_left_is_loose_once_it_is_used(catalog, writ
     assert await loose(catalog) == [pack]
 
 
+async def test_what_a_healed_version_let_go_of_is_loose(catalog, writer):
+    """It needs nothing of the sound pack any more, and others only a part of it."""
+    bad, sound = await writer.store("a"), await writer.store("b", "c")
+    await writer.log("a", "b", objects=[bad, sound])
+    await writer.log("c", objects=[sound])
+    await catalog.mark_damaged([bad])
+    assert await loose(catalog) == []
+    healed = await writer.log("a", "b", objects=[await writer.store("a", "b")])
+    assert (healed.is_new, healed.version.is_damaged) == (False, False)
+    assert await loose(catalog) == [sound]
+
+
 async def test_versions_move_and_what_they_left_is_collected(catalog, writer):
     """Same numbers, digests, times; the contents are found in the new object; the rest is gone."""
     case = await Case.make(catalog, writer)
