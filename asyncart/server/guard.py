@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from ..model import RunInfo, VersionInfo
 from ..wire import Answer, Request, Route
-from . import joined
+from . import gate, joined
 from .context import Caller, ServerContext
 from .failures import KEY_ID
 
@@ -46,6 +46,12 @@ async def authenticate(context: ServerContext, http: web.Request) -> Principal:
     )
     http[KEY_ID] = principal.key_id
     return principal
+
+
+async def may_watch(context: ServerContext, http: web.Request) -> None:
+    """Whether to show metrics; Unauthenticated if not."""
+    if not gate.is_of_this_machine(http.remote, http.headers):
+        await authenticate(context, http)
 
 
 def local_admin(context: ServerContext) -> Principal:

@@ -36,11 +36,14 @@ class Operations:
         readiness: Readiness,
         metrics: Metrics,
         read_samples: Callable[[], Awaitable[list[Sample]]] | None = None,
+        check_watcher: Callable[[web.Request], Awaitable[None]] | None = None,
     ) -> None:
+        """`check_watcher` raises for those to whom metrics are not shown."""
         self.drain = drain
         self.readiness = readiness
         self.metrics = metrics
         self._read_samples = read_samples
+        self._check_watcher = check_watcher
 
     def install(self, app: web.Application) -> None:
         """Before the application is started."""
@@ -87,6 +90,8 @@ class Operations:
         return _json(health, 200 if health.is_ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
+        if self._check_watcher is not None:
+            await self._check_watcher(request)
         extra = [
             Sample(
                 "asyncart_requests_in_flight",

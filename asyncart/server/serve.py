@@ -27,7 +27,7 @@ from ..errors import Denied, Invalid, Unavailable
 from ..stores import open_configured
 from ..stores.protocol import Store
 from ..wire import CollectGarbage
-from . import audit, logs, silent, sweep
+from . import audit, guard, logs, silent, sweep
 from .app import RUNNER_OPTIONS, make_app
 from .context import ServerContext, ServerSettings
 from .drain import Drain, on_signals
@@ -156,7 +156,9 @@ async def listening(
 
 def make_operations(context: ServerContext, drain: Drain) -> Operations:
     readiness = Readiness(context.database, context.store, drain)
-    return Operations(drain, readiness, Metrics(), partial(_samples, context))
+    return Operations(
+        drain, readiness, Metrics(), partial(_samples, context), partial(guard.may_watch, context)
+    )
 
 
 def sweep_work(context: ServerContext) -> Mapping[str, sweep.Work]:

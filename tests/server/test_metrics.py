@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import aiohttp
+import pytest
+from aiohttp import web
+from talk import in_folder, served
+
+from asyncart.server import gate
+from asyncart.server.app import make_app
+from asyncart.server.drain import Drain
 from asyncart.server.metrics import BUCKETS_S, Metrics, Sample
+from asyncart.server.serve import make_operations
 
 
 def values(text: str) -> dict[str, float]:
@@ -65,3 +75,41 @@ def test_methods_that_a_client_made_up_make_no_series() -> None:
         each for each in values(metrics.render()) if each.startswith("asyncart_requests_total")
     ]
     assert series == ['asyncart_requests_total{route="unmatched",method="other",status="405"}']
+
+
+@pytest.mark.parametrize("header", gate.PASSED_ON)
+async def test_strangers_need_a_key_to_watch(tmp_path: Path, header: str) -> None:
+    """Also behind a proxy on the server's own machine; on that machine itself nobody does."""
+    async with served(*in_folder(tmp_path), has_accounts=True) as talk:
+        app = make_app(talk.context)
+        make_operations(talk.context, Drain()).install(app)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            url = f"http://127.0.0.1:{runner.addresses[0][1]}/metrics"
+            stranger = {header: "203.0.113.7"}
+            async with aiohttp.ClientSession() as http:
+
+                async def status(headers: dict[str, str]) -> int:
+                    async with http.get(url, headers=headers) as answer:
+                        assert ("asyncart_requests" in await answer.text()) is (
+                            answer.status == 200
+                        )
+                        return answer.status
+
+                assert await status({}) == 200
+                assert await status(stranger) == 401
+                assert await status({**stranger, "Authorization": "Bearer nonsense"}) == 401
+                assert await status({**stranger, **talk.headers}) == 200
+        finally:
+            await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("address", "is_here"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True)]
+    + [(address, False) for address in ("10.0.0.1", "203.0.113.7", "fe80::1", "", None)],
+)
+def test_who_is_on_this_machine(address: str | None, is_here: bool) -> None:
+    assert gate.is_of_this_machine(address, {}) is is_here
