@@ -15,7 +15,7 @@ import enum
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -223,6 +223,12 @@ def are_safe_entry_paths(paths: Sequence[str]) -> bool:
         return all(map(is_safe_entry_path, paths))
     joined = "\0".join([*paths, ""])
     return joined.count("\0") == len(paths) and _ALL_SAFE.fullmatch(joined) is not None
+
+
+def parents(path: str) -> Iterator[str]:
+    """Every folder that the path is in, the innermost first."""
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def check_entry_path(path: str) -> str:

@@ -26,6 +26,7 @@ from ..engine.tree import Piece, write_manifest
 from ..engine.upload import Uploader
 from ..errors import Conflict, Invalid
 from ..model import Entry, VersionInfo
+from ..names import parents
 from ..threads import check_cancelled
 from ..workers import uploading
 from ..workers.crew import Crew
@@ -298,14 +299,11 @@ def _without(found: dict[str, Entry], removed: set[str]) -> dict[str, Entry]:
     """What is left when these paths, and everything below them, are gone."""
     if not removed:
         return found
-    return {path: entry for path, entry in found.items() if removed.isdisjoint(_heads(path))}
-
-
-def _heads(path: str) -> Iterator[str]:
-    """The path and every folder that it is in."""
-    while path:
-        yield path
-        path = path.rpartition("/")[0]
+    return {
+        path: entry
+        for path, entry in found.items()
+        if path not in removed and removed.isdisjoint(parents(path))
+    }
 
 
 def _say(committed: Committed, header: Header) -> None:

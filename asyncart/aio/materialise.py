@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from ..engine.target import Target
 from ..engine.tasks import settled
 from ..errors import Invalid, NotFound
 from ..model import Content, Entry
+from ..names import parents
 from ..stores.cache import uncached
 from ..threads import check_cancelled
 from ..workers import downloading
@@ -292,7 +293,7 @@ async def checkout(artifact: Artifact, folder: str) -> None:
 
 def _clear_the_way(folder: str, paths: set[str]) -> None:
     """Remove what is no regular file where the artifact has one, and no directory where it has one."""
-    directories = {parent for path in paths for parent in _parents(path)}
+    directories = {parent for path in paths for parent in parents(path)}
     for here, folders, files in os.walk(folder):
         for name in files + folders:
             local = os.path.join(here, name)
@@ -314,12 +315,6 @@ def _remove_extra(folder: str, paths: set[str]) -> None:
     for here, _, _ in os.walk(folder, topdown=False):
         if here != folder and not os.listdir(here):
             os.rmdir(here)
-
-
-def _parents(path: str) -> Iterator[str]:
-    while "/" in path:
-        path = path.rpartition("/")[0]
-        yield path
 
 
 async def verify_stored(artifact: Artifact) -> Verification:

@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from .. import names
 from ..errors import Denied, Invalid, NotFound
+from ..threads import check_cancelled
 from .listing import IMMUTABLE, OVERWRITES, Listing
 from .statcache import DEVICE, Folder, StatCache, cells_of
 
@@ -77,7 +78,7 @@ class _Scanner:
         self._checkpoint = checkpoint
         self._listing = Listing()
         self._single_folders: dict[str, tuple[int, Folder]] = {}
-        self._removed: set[int] = set()
+        self._removed: dict[str, int] = {}  # path -> how many rows there were when it was removed
         self._sources = 0
 
     def add_file(self, source: FileSource) -> None:
@@ -162,11 +163,12 @@ class _Scanner:
         self._listing.add(paths, local_names, folder, cells, flags, known)
 
     def remove(self, path: str) -> None:
-        below = path + "/"
-        self._removed.update(
-            row
-            for row, found in enumerate(self._listing.paths)
-            if found == path or found.startswith(below)
+        self._removed[path] = len(self._listing)
+
+    def _is_removed(self, row: int, path: str) -> bool:
+        removed = self._removed
+        return row < removed.get(path, 0) or any(
+            row < removed.get(parent, 0) for parent in names.parents(path)
         )
 
     def finish(self) -> Listing:
@@ -176,7 +178,9 @@ class _Scanner:
                 check_tree(listing.paths)
             return listing
         paths = listing.paths
-        kept = [row for row in range(len(paths)) if row not in self._removed]
+        kept = list(range(len(paths)))
+        if self._removed:
+            kept = [row for row in kept if not self._is_removed(row, paths[row])]
         kept.sort(key=paths.__getitem__)  # stable: of one path, the source added last comes last
         rows: list[int] = []
         for row in kept:
@@ -201,23 +205,24 @@ class _Scanner:
 def check_tree(paths: Sequence[str]) -> None:
     """Refuse a path that is a file and, for another path, a folder."""
     known = set(paths)
-    heads = {path.rpartition("/")[0] for path in paths}
-    for head in heads:
-        while head:
-            if head in known:
-                raise Invalid(
-                    f"{head} is a file, and a folder for other paths of the artifact; give one of them another name="
-                )
-            head = head.rpartition("/")[0]
+    folders = {path.rpartition("/")[0] for path in paths}  # whose parents are asked about once
+    for above in folders | {parent for folder in folders for parent in names.parents(folder)}:
+        if above in known:
+            raise Invalid(
+                f"{above} is a file, and a folder for other paths of the artifact; give one of them another name="
+            )
 
 
-def same_content(first: str, second: str) -> bool:
-    """Whether two local files hold the same bytes now."""
+def same_content(first: str, second: str, most_bytes: int | None = None) -> bool:
+    """Whether two local files hold the same bytes now; beyond `most_bytes`, as many of them."""
     try:
         if os.path.samefile(first, second):
             return True
-        if os.path.getsize(first) != os.path.getsize(second):
+        size = os.path.getsize(first)
+        if size != os.path.getsize(second):
             return False
+        if most_bytes is not None and size > most_bytes:
+            return True
         return file_digest(first) == file_digest(second)
     except OSError as error:
         raise _translated(error, error.filename or first) from error
@@ -229,6 +234,7 @@ def file_digest(local: str) -> bytes:
     with open(local, "rb", buffering=0) as file:
         while data := file.read(COMPARE_BYTES):
             hasher.update(data)
+            check_cancelled()
     return hasher.digest()
 
 

@@ -13,6 +13,7 @@ from api_fixtures import found, tree
 from colours import contents, draft, entered, got, written
 
 import asyncart
+from asyncart.aio.drafting import COMPARED_BYTES
 from asyncart.errors import ArtifactFinalizedError, Invalid, NotFound
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -258,6 +259,24 @@ async def test_a_new_file_that_contradicts_another_is_refused_unless_it_overwrit
         await written(artifact, "x", "newest", overwrite=True)
         await got(run.log_artifact(artifact))
         assert await contents(artifact) == {"x": b"newest"}
+
+
+async def test_large_files_of_one_path_and_size_are_compared_when_they_are_logged(
+    face: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adding runs on the caller's event loop: it reads no more than a MiB there."""
+    large = COMPARED_BYTES + 1
+    tree(here, {"old/x": b"o" * large, "new/x": b"n" * large, "longer/x": b"o" * (large + 1)})
+    async with entered(face.init("p")) as run:
+        artifact = face.Artifact("data", "dataset")
+        artifact.add_file("old/x")
+        with pytest.raises(Invalid, match="other content"):
+            artifact.add_file("longer/x")
+        with monkeypatch.context() as patch:
+            patch.setattr("asyncart.engine.scan.file_digest", None)  # nothing is read
+            artifact.add_file("new/x")
+        with pytest.raises(Invalid, match=r"x was added twice with different content"):
+            await got(run.log_artifact(artifact))
 
 
 def test_a_path_cannot_be_a_file_and_a_folder(here: Path) -> None:

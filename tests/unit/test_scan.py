@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -300,3 +301,40 @@ def test_file_digest_is_what_b3sum_prints(data: Path) -> None:
     assert file_digest(str(data / "empty")).hex() == (
         "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
     )
+
+
+# --- taking away --------------------------------------------------------------------------------
+
+
+def test_a_removal_takes_away_what_came_before_it_and_nothing_after(
+    cache: StatCache, data: Path
+) -> None:
+    """Every order of three sources, compared with a dict that is changed step by step."""
+    tree = files(data / "tree", "a/x", "b")
+    other = files(data / "other", "a/x")
+    steps: list[tuple[Source, dict[str, str]]] = [
+        (DirSource("", str(tree), overwrite=True), {"a/x": "tree", "b": "tree"}),
+        (FileSource("a/x", str(other / "a/x"), overwrite=True), {"a/x": "other"}),
+        (FileSource("a/y", str(other / "a/x"), overwrite=True), {"a/y": "other"}),
+        (Removal("a"), {}),
+        (Removal("a/x"), {}),
+        (Removal("b"), {}),
+    ]
+    for chosen in itertools.product(steps, repeat=3):
+        expected: dict[str, str] = {}
+        for source, brings in chosen:
+            if isinstance(source, Removal):
+                below = source.path + "/"
+                expected = {
+                    path: where
+                    for path, where in expected.items()
+                    if path != source.path and not path.startswith(below)
+                }
+            expected |= brings
+        listing = scan([source for source, _ in chosen], cache)
+        found = {
+            path: Path(listing.local_path(row)).relative_to(data).parts[0]
+            for row, path in enumerate(listing.paths)
+        }
+        assert found == expected
+        assert list(found) == sorted(found)
