@@ -151,6 +151,8 @@ async def _put_whole(context: ServerContext, http: web.Request, terms: Terms, le
         async for index, size, buffers in _pieces(http, length):
             await upload.part(index, offset, buffers)
             offset += size
+        # Again, because it may have been on its way for long: meanwhile somebody may have called it stored.
+        await _check_writing(context, terms.object_id)
         await upload.complete(length)
     except BaseException:
         await upload.abort()

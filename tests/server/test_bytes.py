@@ -119,6 +119,40 @@ async def test_a_stored_object_does_not_change_any_more(talk: Talk) -> None:
     (await talk.raw("PUT", url, data=b"other")).refused(403, "denied")
 
 
+async def test_a_slow_put_replaces_nothing_that_was_stored_meanwhile(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was begun when it was allowed, and ends when it is not any more."""
+    session_id = await talk.session()
+    object_id, answer = await talk.registered(session_id, want_url=True)
+    url = answer["url"]["url"]
+    begun = anyio.Event()
+    begin_upload = talk.context.store.begin_upload
+
+    async def watched(key: str, size_hint: int | None = None) -> Upload:
+        begun.set()
+        return await begin_upload(key, size_hint)
+
+    monkeypatch.setattr(talk.context.store, "begin_upload", watched)
+    host, port = talk.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = f"PUT {url.removeprefix(talk.url)} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5\r\n\r\n"
+    writer.write(head.encode() + b"sl")
+    await writer.drain()
+    with anyio.fail_after(20):
+        await begun.wait()
+        assert (await talk.raw("PUT", url, data=b"first")).status == 200
+        objects = [{"object_id": object_id, "size": 5}]
+        (await talk.ask("add_stored", session_id=session_id, objects=objects, contents=[])).ok()
+        writer.write(b"ow!")
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 403 ")
+    writer.close()
+    await writer.wait_closed()
+    said = (await talk.ask("sign_urls", wanted=[{"object_id": object_id, "method": "GET"}])).ok()
+    assert (await talk.raw("GET", said["urls"][0]["url"])).body == b"first"
+    assert len(files(tmp_path)) == 1
+
+
 async def test_an_interrupted_put_leaves_nothing(
     talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
