@@ -130,6 +130,7 @@ def _operation(
             "required": required,
             "content": {"application/json": {"schema": by_struct[codec.body]}},
         }
+    if route.method != "GET" and (POLICIES[route.name].keeps_answer or route.name == "batch"):
         operation["parameters"].append(
             {
                 "name": "Idempotency-Key",

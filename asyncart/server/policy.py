@@ -79,7 +79,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """`scope` None: any valid key. `role` None: the target alone decides.
 
     `is_audited`: it changes names, rights or existence, and is written to the audit log.
-    `keeps_answer`: an Idempotency-Key gives the first answer again; never for answers with secrets.
+    `keeps_answer`: an Idempotency-Key gives the first answer again; only for writes (what is asked is to be
+    answered as it is now), and never for answers with secrets, which signed URLs are.
     """
 
     target: Target
@@ -91,14 +92,25 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _reading(target: Target, unseen: Unseen = Unseen.NOT_FOUND) -> Policy:
-    return Policy(target=target, scope=Scope.READ, role=Role.VIEWER, unseen=unseen)
+    return Policy(
+        target=target, scope=Scope.READ, role=Role.VIEWER, unseen=unseen, keeps_answer=False
+    )
 
 
 def _writing(
-    target: Target, unseen: Unseen = Unseen.NOT_FOUND, *, is_audited: bool = False
+    target: Target,
+    unseen: Unseen = Unseen.NOT_FOUND,
+    *,
+    is_audited: bool = False,
+    keeps_answer: bool = True,
 ) -> Policy:
     return Policy(
-        target=target, scope=Scope.WRITE, role=Role.WRITER, unseen=unseen, is_audited=is_audited
+        target=target,
+        scope=Scope.WRITE,
+        role=Role.WRITER,
+        unseen=unseen,
+        is_audited=is_audited,
+        keeps_answer=keeps_answer,
     )
 
 
@@ -139,9 +151,9 @@ POLICIES: dict[str, Policy] = {
     "begin_session": _writing(Target.NEW_SESSION),
     "renew_session": _writing(Target.SESSION, Unseen.OVER),
     "end_session": _writing(Target.SESSION, Unseen.NOTHING),
-    "stored_contents": _writing(Target.SESSION, Unseen.OVER),
-    "stored_chunks": _writing(Target.SESSION, Unseen.OVER),
-    "register_upload": _writing(Target.SESSION, Unseen.OVER),
+    "stored_contents": _writing(Target.SESSION, Unseen.OVER, keeps_answer=False),
+    "stored_chunks": _writing(Target.SESSION, Unseen.OVER, keeps_answer=False),
+    "register_upload": _writing(Target.SESSION, Unseen.OVER, keeps_answer=False),
     "adopt_upload": _writing(Target.SESSION, Unseen.OVER),
     "note_parts": _writing(Target.SESSION_UPLOAD),
     "forget_upload": _writing(Target.UPLOAD, Unseen.NOTHING),
@@ -163,8 +175,8 @@ POLICIES: dict[str, Policy] = {
     "prune_versions": _deleting(Target.COLLECTION),
     "collect_garbage": Policy(target=Target.SERVER, scope=Scope.DELETE, is_audited=True),
     # bytes
-    "object_sizes": Policy(target=Target.OBJECTS, scope=Scope.READ),
-    "sign_urls": Policy(target=Target.URLS),  # read to GET, write to PUT
+    "object_sizes": Policy(target=Target.OBJECTS, scope=Scope.READ, keeps_answer=False),
+    "sign_urls": Policy(target=Target.URLS, keeps_answer=False),  # read to GET, write to PUT
     "mark_damaged": Policy(target=Target.OBJECTS, scope=Scope.READ, is_audited=True),
     "delete_objects": Policy(target=Target.OBJECTS, scope=Scope.WRITE),
     "begin_object_upload": _writing(Target.UPLOAD),

@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import msgspec
@@ -606,12 +607,26 @@ async def test_a_failed_write_may_be_tried_again_with_its_key(talk) -> None:
 
 
 async def test_an_answer_with_a_secret_is_never_kept(talk, catalog) -> None:
+    """A signed URL is one; nor is what was only asked, which may be another thing a moment later."""
     admin = await admin_of(talk)
     request = wire.CreateKey(scopes=[Scope.READ])
     key = {"Idempotency-Key": "one"}
     first = await talk.call(admin, "create_key", request, **key)
     second = await talk.call(admin, "create_key", request, **key)
     assert first.text != second.text
+    session_id, object_id = uuid4().hex, uuid4().hex
+    begin = wire.BeginSession(session_id=session_id, entity="admin")
+    await talk.call(admin, "begin_session", begin)
+    upload = wire.RegisterUpload(session_id=session_id, object_id=object_id, want_url=True)
+    wanted = wire.WantedUrl(object_id=object_id, method=wire.UrlMethod.PUT)
+    for name, asked in (
+        ("register_upload", upload),
+        ("sign_urls", wire.SignUrls(wanted=[wanted])),
+        ("stored_contents", wire.StoredContents(session_id=session_id, digests=[])),
+        ("stored_chunks", wire.StoredChunks(session_id=session_id, digests=[])),
+        ("object_sizes", wire.ObjectSizes(object_ids=[])),
+    ):
+        await talk.call(admin, name, asked, **key)
     rows = await catalog.database.read(
         lambda conn: conn.execute(text("SELECT count(*) FROM idempotency")).scalar_one()
     )
