@@ -92,6 +92,7 @@ class Downloader:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._threads.run(self._present.save)
+            await self._budget.shrink()
 
     def _plan(self, entries: Sequence[Entry]) -> _Plan:
         """Look at what is there, and decide how to fetch the rest; milliseconds, so not on the loop."""

@@ -68,6 +68,8 @@ class Mover:
             except BaseException:
                 await pack.abort()
                 raise
+            finally:
+                await self._budget.shrink()
         self.stored += pack.stored
 
     async def _copy_run(self, object_id: str, run: Run, pack: _Pack) -> bool:

@@ -86,9 +86,12 @@ class Uploader:
         listing.begin_placement()
         workers = max(1, min(self._threads.count, self._budget.limit_bytes // WORKER_BYTES))
         jobs = await self._threads.run(_jobs, listing, rows, workers)
-        async with task_group() as group:
-            for _ in range(workers):
-                group.start_soon(self._work, listing, jobs)
+        try:
+            async with task_group() as group:
+                for _ in range(workers):
+                    group.start_soon(self._work, listing, jobs)
+        finally:
+            await self._budget.shrink()
         deferred, self._deferred = self._deferred, []
         if deferred:
             await self._index.add_stored([], deferred)

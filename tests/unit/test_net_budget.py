@@ -7,11 +7,12 @@ import io
 import random
 import threading
 
+import anyio
 import pytest
 
 from asyncart.errors import Invalid
 from asyncart.net import budget as budget_module
-from asyncart.net.budget import SMALLEST_CLASS, Budget, class_bytes, process_budget
+from asyncart.net.budget import KEPT_BYTES, SMALLEST_CLASS, Budget, class_bytes, process_budget
 
 MIB = 1 << 20
 
@@ -60,6 +61,22 @@ async def test_touched_pages_are_used_again() -> None:
     assert budget.held_bytes == 0
     async with budget.lease(MIB) as view:
         assert bytes(view[-3:]) == b"\0\0\0"
+
+
+async def test_a_transfer_leaves_little_behind() -> None:
+    budget = Budget(256 * MIB)
+    leases = [await budget.take(8 * MIB) for _ in range(30)]
+    for lease in leases[1:]:
+        lease.release()
+    await budget.shrink()
+    assert (budget.used_bytes, budget.held_bytes) == (8 * MIB, KEPT_BYTES)
+    with anyio.CancelScope() as scope:
+        leases = [await budget.take(8 * MIB) for _ in range(30)]
+        for lease in leases:
+            lease.release()
+        scope.cancel()
+        await budget.shrink()
+    assert budget.held_bytes == KEPT_BYTES
 
 
 async def test_sizes_that_vary_use_the_same_pages() -> None:
