@@ -15,16 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.engine import Connection, Row
 
 from . import bulk, contents, sessions, versions
 from .collector import is_unreached
 from .protocol import Compacted, Compaction, LooseObject, Reaching, Rewritten
-from .tables import STORED, entities, objects, version_objects
+from .tables import STORED, collections, entities, objects, version_objects
 from .tables import versions as versions_table
-
-_IS_SOUND = and_(objects.c.state == STORED, ~objects.c.is_damaged, objects.c.condemned_at.is_(None))
 
 
 def loose_objects(conn: Connection, after: int, limit: int) -> list[LooseObject]:
@@ -44,7 +42,7 @@ def loose_objects(conn: Connection, after: int, limit: int) -> list[LooseObject]
         .where(
             objects.c.id > after,
             objects.c.loosened_by.is_not(None),
-            _IS_SOUND,
+            contents.IS_OFFERED,
             reached.exists(),
             ~by_damaged.exists(),
         )
@@ -83,45 +81,33 @@ def mark_compact(conn: Connection, looked_at: Sequence[LooseObject]) -> None:
 
 def compact(conn: Connection, session_id: str, compaction: Compaction) -> Compacted:
     session = sessions.live(conn, session_id)
+    there = _live_versions(conn, session, [each.version_id for each in compaction.versions])
     moving: list[tuple[Row[Any], Rewritten]] = []
     moved: list[str] = []
     for rewritten in compaction.versions:
-        row = _unchanged(conn, session, rewritten)
-        if row is not None:
+        row = there.get(rewritten.version_id)
+        if row is None:
+            continue
+        if row.manifest_object_id == rewritten.seen.object_id and not row.is_damaged:
             moving.append((row, rewritten))
-            moved.append(rewritten.version_id)
-        elif _is_moved(conn, rewritten):
-            moved.append(rewritten.version_id)
+        elif row.manifest_object_id != rewritten.manifest.object_id:
+            continue  # neither what was rewritten nor what it was rewritten as
+        moved.append(rewritten.version_id)
     if moving:
         _move(conn, session, session_id, compaction, moving)
     return Compacted(tuple(moved), _emptied(conn, compaction.emptied))
 
 
-def _unchanged(
-    conn: Connection, session: sessions.Session, rewritten: Rewritten
-) -> Row[Any] | None:
-    """The version's row, if it is what was rewritten."""
-    row = conn.execute(
-        versions.SELECT.where(versions_table.c.public_id == rewritten.version_id)
-    ).first()
-    if row is None or row.deleted_at is not None or row.is_damaged:
-        return None
-    if row.entity != sessions.entity_of(conn, session):
-        return None
-    return row if row.manifest_object_id == rewritten.seen.object_id else None
-
-
-def _is_moved(conn: Connection, rewritten: Rewritten) -> bool:
-    row = conn.execute(
-        select(versions_table.c.manifest_object_id, versions_table.c.deleted_at).where(
-            versions_table.c.public_id == rewritten.version_id
-        )
-    ).first()
-    return (
-        row is not None
-        and row.deleted_at is None
-        and row.manifest_object_id == rewritten.manifest.object_id
+def _live_versions(
+    conn: Connection, session: sessions.Session, version_ids: Sequence[str]
+) -> dict[str, Row[Any]]:
+    """Those of the session's entity, by id."""
+    query = versions.SELECT.where(
+        bulk.among(conn, versions_table.c.public_id, version_ids),
+        versions_table.c.deleted_at.is_(None),
+        collections.c.entity == sessions.entity_of(conn, session),
     )
+    return {row.public_id: row for row in conn.execute(query)}
 
 
 def _move(
