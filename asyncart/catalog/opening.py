@@ -91,7 +91,8 @@ def _postgres(url: str) -> Database:
 
 async def _opened(database: Database, may_upgrade: bool) -> SqlCatalog:
     try:
-        if not await database.read(schema.is_current):
+        # Nobody has to wait for others where nothing is to be done.
+        if await database.read(schema.revision) != schema.REVISIONS[-1]:
             await database.write_alone(schema.ensure, database.name, may_upgrade=may_upgrade)
     except BaseException:
         await database.aclose()

@@ -26,7 +26,7 @@ from asyncart.errors import Invalid, Unavailable
 from . import tables
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-# all that there ever were, oldest first; the last is SCHEMA_REVISION
+# all in migrations/versions, oldest first; the last is what `tables` says
 REVISIONS = ("0001", "0002", "0003")
 
 _stamp = Table(  # as Alembic makes it
@@ -37,13 +37,11 @@ _stamp = Table(  # as Alembic makes it
 )
 
 
-def is_current(conn: Connection) -> bool:
-    return inspect(conn).has_table(_stamp.name) and _revision(conn) == REVISIONS[-1]
-
-
 def revision(conn: Connection) -> str | None:
     """What the database says it has; None where nobody made our tables yet, or somebody else did theirs."""
-    return _revision(conn) if _stamp.name in _tables(conn) else None
+    if not inspect(conn).has_table(_stamp.name):
+        return None
+    return conn.execute(select(_stamp.c.version_num)).scalar_one_or_none()
 
 
 def is_empty(conn: Connection) -> bool:
@@ -52,23 +50,22 @@ def is_empty(conn: Connection) -> bool:
 
 def ensure(conn: Connection, name: str, *, may_upgrade: bool) -> None:
     """Create what is not there; upgrade what is older, if that is allowed; refuse the rest."""
-    there = _tables(conn)
-    if not there:
+    found = revision(conn)
+    if found == REVISIONS[-1]:
+        return
+    if found is None:
+        if there := _tables(conn):
+            raise Invalid(f"{name}: is the database of something else (it has {min(there)!r})")
         create(conn)
         return
-    revision = _revision(conn) if _stamp.name in there else None
-    if revision == REVISIONS[-1]:
-        return
-    if revision is None:
-        raise Invalid(f"{name}: is the database of something else (it has {sorted(there)[0]!r})")
-    if revision not in REVISIONS:
+    if found not in REVISIONS:
         raise Invalid(
-            f"{name}: has schema {revision}, this version of asyncart knows those up to "
+            f"{name}: has schema {found}, this version of asyncart knows those up to "
             f"{REVISIONS[-1]}; use a newer asyncart"
         )
     if not may_upgrade:
         raise Unavailable(
-            f"{name}: has the older schema {revision}, {REVISIONS[-1]} is needed; "
+            f"{name}: has the older schema {found}, {REVISIONS[-1]} is needed; "
             f"upgrade it once with `asyncart db upgrade --catalog URL`"
         )
     migrate(conn)
@@ -95,7 +92,3 @@ def migrate(conn: Connection, to: str = "head") -> None:
 
 def _tables(conn: Connection) -> set[str]:
     return set(inspect(conn).get_table_names())
-
-
-def _revision(conn: Connection) -> str | None:
-    return conn.execute(select(_stamp.c.version_num)).scalar_one_or_none()

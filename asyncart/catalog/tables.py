@@ -37,8 +37,6 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_REVISION = "0003"  # the newest revision in migrations/versions
-
 # What `objects.state` says. An object is offered to writers if it is STORED, undamaged, uncondemned.
 WRITING, STORED, DOOMED = 0, 1, 2
 

@@ -77,7 +77,7 @@ async def test_an_0001_catalog_keeps_everything(catalog_url, with_deleted):
     """Versions, aliases, contents; each lives for ever, and counts from when it was made."""
     database = await database_at(catalog_url)
     await database.write_alone(fill_0001, with_deleted)
-    assert await database.read(schema._revision) == "0001"
+    assert await database.read(schema.revision) == "0001"
     await database.aclose()
     if catalog_url.startswith("postgresql"):
         with pytest.raises(Unavailable, match="older schema 0001"):
@@ -85,7 +85,7 @@ async def test_an_0001_catalog_keeps_everything(catalog_url, with_deleted):
     for _ in range(2):
         await upgrade(catalog_url)
     catalog = await open_catalog(catalog_url)
-    assert await catalog.database.read(schema._revision) == schema.REVISIONS[-1]
+    assert await catalog.database.read(schema.revision) == schema.REVISIONS[-1]
     found = await catalog.list_versions(BIKES)
     live = [2, 0] if with_deleted else [2, 1, 0]
     assert [version.number for version in found] == live
