@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from blake3 import blake3
-from sqlalchemy import bindparam, insert, or_, select, update
+from sqlalchemy import bindparam, func, insert, or_, select, update
 from sqlalchemy.engine import Connection, Row
 
 from asyncart.apikey import ApiKey
@@ -94,7 +94,8 @@ def create_key(
 ) -> Key:
     """`expires_by`: when it has to end at the latest."""
     now = clock.now(conn)
-    ends = [at for at in (expires_by, None if expires_in_s is None else now + expires_in_s) if at]
+    wished = None if expires_in_s is None else now + expires_in_s
+    ends = [at for at in (expires_by, wished) if at is not None]
     entity, project_name = project or (None, None)
     row = {
         "id": key.id,
@@ -121,13 +122,10 @@ def list_keys(conn: Connection, user: str) -> list[Key]:
 
 def revoke_key(conn: Connection, key_id: str) -> None:
     """For good. Again is the same."""
-    if conn.execute(select(api_keys.c.id).where(api_keys.c.id == key_id)).first() is None:
+    since = func.coalesce(api_keys.c.revoked_at, clock.now(conn))
+    revoked = update(api_keys).where(api_keys.c.id == key_id).values(revoked_at=since)
+    if not conn.execute(revoked).rowcount:
         raise NotFound(f"there is no API key {key_id}")
-    conn.execute(
-        update(api_keys)
-        .where(api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None))
-        .values(revoked_at=clock.now(conn))
-    )
 
 
 def find(conn: Connection, key_id: str) -> Credential | None:

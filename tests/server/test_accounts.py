@@ -200,7 +200,9 @@ async def test_a_revoked_key_ends_at_once_here_and_soon_elsewhere(catalog) -> No
     clock.now += CACHE_S
     with pytest.raises(Unauthenticated):
         await there.authenticate(header)
+    before = await here.list_keys("admin")
     await here.revoke_key(parse_key(text_).id)  # again is the same
+    assert await here.list_keys("admin") == before
     with pytest.raises(NotFound):
         await here.revoke_key("NoSuchKey000")
 
