@@ -6,7 +6,9 @@ are all the same, and only stamps that were older than `RACY_NS` when they were 
 racy rule: a change within the granularity of the clock leaves no trace in the stamp).
 
 The cache is a convenience of one machine: losing it costs a read, never data. So it is written without
-waiting for the disk, and a damaged file is thrown away.
+waiting for the disk, and a damaged file is thrown away. What a power cut leaves may be one row's old and new
+pages together, stamps of today beside digests of yesterday: each row carries a checksum (0.02 ms for 1,000
+files), and is nothing without it.
 """
 
 from __future__ import annotations
@@ -16,16 +18,22 @@ import operator
 import os
 import sqlite3
 import threading
+import weakref
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress, count
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
+from blake3 import blake3
+
+T = TypeVar("T")
 
 RACY_NS = 2_000_000_000  # git's rule; FAT stamps are that coarse, and clocks of file servers differ
 # With rowids: a search in a table without them reads every blob that it compares a path with (folders of
 # 1,000 files: 90 KB each, 180 KB to write down one downloaded file).
+CHECKSUM_BYTES = 16
 SCHEMA = "CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY, files BLOB NOT NULL)"
 
 
@@ -216,7 +224,7 @@ def packed_columns(
     offsets: array[int],
 ) -> bytes:
     """The same from columns."""
-    return _encode(
+    body = _encode(
         _Columns(
             device,
             names,
@@ -228,11 +236,19 @@ def packed_columns(
             offsets.tobytes(),
         )
     )
+    return _checksum(body) + body
 
 
-def unpacked(blob: bytes) -> Folder:
-    """The folder that `packed` made a blob of, without a realm."""
-    return Folder(_decode(blob))
+def unpacked(blob: bytes, realm: str = "") -> Folder:
+    """The folder that `packed` made a blob of. Raises ValueError for anything else."""
+    body = memoryview(blob)[CHECKSUM_BYTES:]
+    if _checksum(body) != blob[:CHECKSUM_BYTES]:
+        raise ValueError("its checksum is not that of its bytes")
+    return Folder(_decode(body), realm)
+
+
+def _checksum(body: bytes | memoryview) -> bytes:
+    return blake3(body).digest(length=CHECKSUM_BYTES)
 
 
 class StatCache:
@@ -243,38 +259,30 @@ class StatCache:
         self._path = path
         self.realm = realm
         self._lock = threading.Lock()
-        self._pid = 0
         self._db: sqlite3.Connection | None = None
+        _caches.add(self)
 
     def load(self, folder: str) -> Folder:
         """What is known of the folder (an absolute path); empty if nothing."""
         if not is_text(folder):
             return Folder()
-        with self._lock:
-            try:
-                row = (
-                    self._connection()
-                    .execute("SELECT files FROM folders WHERE path = ?", (folder,))
-                    .fetchone()
-                )
-            except sqlite3.DatabaseError as error:
-                self._discard(error)
-                return Folder()
+        row = self._attempt(
+            lambda db: db.execute("SELECT files FROM folders WHERE path = ?", (folder,)).fetchone()
+        )
         try:
-            return Folder(_decode(row[0]), self.realm) if row else Folder()
-        except (msgspec.DecodeError, ValueError):
+            return unpacked(row[0], self.realm) if row else Folder()
+        except (TypeError, ValueError, msgspec.DecodeError):
             return Folder()
 
     def save(self, folders: Iterable[tuple[str, bytes]]) -> None:
         """Replace the rows of these folders (see `packed`)."""
         rows = [row for row in folders if is_text(row[0])]
-        with self._lock:
-            try:
-                db = self._connection()
-                with db:
-                    db.executemany("INSERT OR REPLACE INTO folders VALUES (?, ?)", rows)
-            except sqlite3.DatabaseError as error:
-                self._discard(error)
+
+        def write(db: sqlite3.Connection) -> None:
+            with db:
+                db.executemany("INSERT OR REPLACE INTO folders VALUES (?, ?)", rows)
+
+        self._attempt(write)
 
     def merged(self, folder: str, device: int, files: Iterable[Known]) -> bytes:
         """The folder's blob with these files new or replaced, the others as they are."""
@@ -285,30 +293,49 @@ class StatCache:
 
     def clear(self) -> None:
         """Forget everything, and give the space back."""
-        with self._lock:
-            try:
-                db = self._connection()
-                with db:
-                    db.execute("DELETE FROM folders")
-                db.execute("VACUUM")
-            except sqlite3.DatabaseError as error:
-                self._discard(error)
+
+        def empty(db: sqlite3.Connection) -> None:
+            with db:
+                db.execute("DELETE FROM folders")
+            db.execute("VACUUM")
+
+        self._attempt(empty)
 
     def close(self) -> None:
         with self._lock:
-            if self._db is not None and self._pid == os.getpid():
+            if self._db is not None:
                 self._db.close()
             self._db = None
 
+    def _forget_in_child(self) -> None:
+        self._lock = threading.Lock()  # a thread that is not here may have held it
+        if self._db is not None:
+            _of_parents.append(self._db)
+            self._db = None
+
+    def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """What `work` gives; None where the cache cannot be used this time."""
+        with self._lock:
+            try:
+                return work(self._connection())
+            except sqlite3.DatabaseError as error:
+                self._discard(error)
+            except OSError:
+                pass  # there is no folder for it
+            return None
+
     def _connection(self) -> sqlite3.Connection:
-        # A forked child must not touch its parent's connection, not even to close it.
-        if self._db is None or self._pid != os.getpid():
+        if self._db is None:
             Path(self._path).parent.mkdir(parents=True, exist_ok=True)
             db = sqlite3.connect(self._path, timeout=30, check_same_thread=False)
-            db.execute("PRAGMA synchronous=OFF")
-            db.execute("PRAGMA journal_mode=TRUNCATE")
-            db.execute(SCHEMA)
-            self._db, self._pid = db, os.getpid()
+            try:
+                db.execute("PRAGMA synchronous=OFF")
+                db.execute("PRAGMA journal_mode=TRUNCATE")
+                db.execute(SCHEMA)
+            except BaseException:
+                db.close()
+                raise
+            self._db = db
         return self._db
 
     def _discard(self, error: sqlite3.DatabaseError) -> None:
@@ -319,3 +346,16 @@ class StatCache:
                 self._db.close()
             os.unlink(self._path)
         self._db = None
+
+
+_caches: weakref.WeakSet[StatCache] = weakref.WeakSet()
+_of_parents: list[sqlite3.Connection] = []  # kept, so that no forked child ever closes one
+
+
+def _forget_in_child() -> None:
+    for cache in list(_caches):
+        cache._forget_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

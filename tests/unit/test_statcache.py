@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -283,12 +284,21 @@ def test_a_damaged_file_is_thrown_away_and_the_cache_works_again(
         one()[: len(one()) // 2],
         one() + b"\0",
         packed(3, []).replace(b"\x90", b"\x91\xa1f", 1),  # a name without a stamp or a digest
+        None,
+        "text",
+        # Whole in its form: the digest of another day beside the stamp of this one.
+        one().replace(DIGEST, OTHER),
     ],
 )
-def test_a_damaged_row_is_an_empty_folder(cache: StatCache, tmp_path: Path, blob: bytes) -> None:
+def test_a_damaged_row_is_an_empty_folder(
+    cache: StatCache, tmp_path: Path, blob: bytes | str | None
+) -> None:
     cache.save([("/a", one())])
     with sqlite3.connect(tmp_path / "home" / "statcache.sqlite") as db:
-        db.execute("UPDATE folders SET files = ?", (blob,))
+        db.execute("CREATE TABLE damaged (path TEXT PRIMARY KEY, files BLOB)")
+        db.execute("INSERT INTO damaged SELECT path, ? FROM folders", (blob,))
+        db.execute("DROP TABLE folders")
+        db.execute("ALTER TABLE damaged RENAME TO folders")
     db.close()
     folder = cache.load("/a")
     assert len(folder) == 0
@@ -316,6 +326,31 @@ def test_threads_may_share_it(cache: StatCache) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+@pytest.mark.parametrize("name", ["home", "home/statcache.sqlite"])
+def test_without_a_place_for_it_nothing_is_remembered(tmp_path: Path, name: str) -> None:
+    """A file where its folder should be, and a folder where it should be itself."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.touch() if name == "home" else path.mkdir()
+    cache = StatCache(str(tmp_path / "home" / "statcache.sqlite"))
+    cache.save([("/a", one())])
+    assert len(cache.load("/a")) == 0
+    cache.clear()
+    cache.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_forked_while_another_thread_is_in_it_is_not_stuck(cache: StatCache) -> None:
+    cache.save([("/a", one())])
+    with cache._lock:
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)  # ends a child that waits for the lock
+            os._exit(0 if cache.load("/a").digest("f", 3, STAMP) == DIGEST else 1)
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="fork")
