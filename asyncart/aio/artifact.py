@@ -299,7 +299,9 @@ class Artifact:
         """The file or reference of that path. Raises NotFound (a LookupError)."""
         entry = await (await self._reader()).find(path)
         if entry is None:
-            raise NotFound(f"{self.name} has no {path!r}; files() lists what it has")
+            raise NotFound(
+                f"{self.name} has no {path!r}; files(), or `asyncart ls {self.name}`, lists what it has"
+            )
         return ArtifactEntry(self, entry)
 
     async def get_path(self, path: str) -> ArtifactEntry:

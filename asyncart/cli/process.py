@@ -22,18 +22,22 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE: what a shell reports for a program that does
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run the command and give the exit code of the process."""
     from .root import cli
+    from .screen import answering
 
     options = Options()
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:  # a path that the terminal cannot show is no reason to fail
             reconfigure(errors="backslashreplace")
     try:
         code = cli.main(list(arguments), prog_name="asyncart", standalone_mode=False, obj=options)
-        sys.stdout.flush()
+        with answering():
+            sys.stdout.flush()
     except (BrokenPipeError, ReaderGone):
         return _leave_broken_pipe()
     except click.ClickException as error:
+        options.is_json |= "--json" in arguments  # it may stand behind what was not understood
         return _usage_error(error, options)
     except (click.Abort, EOFError, KeyboardInterrupt):
         return report(Interrupted(130), options)
@@ -41,6 +45,17 @@ def run_command_line(arguments: Sequence[str]) -> int:
         code = report(error, options)
         return _flush_or_leave(code)
     return code if isinstance(code, int) else 0
+
+
+def _open_standard_streams() -> None:
+    """Whoever started us may have closed them: what is written there goes nowhere then.
+
+    Left closed, their numbers would be given to the event loop's own files, which aborts the process.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "r" if fd == 0 else "w"
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
 
 
 def _flush_or_leave(code: int) -> int:

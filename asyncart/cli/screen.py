@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .options import Options
@@ -16,12 +18,39 @@ RICH_ROWS = 2000  # rich takes about a millisecond per row; beyond this nobody l
 def print_json(value: Any) -> None:
     """One document; indented for people, one line for machines."""
     indent = 2 if sys.stdout.isatty() else None
-    sys.stdout.write(json.dumps(value, indent=indent) + "\n")
+    write(json.dumps(value, indent=indent) + "\n")
 
 
 def say(text: str) -> None:
     """A line of the answer."""
-    sys.stdout.write(printable(text) + "\n")
+    write(printable(text) + "\n")
+
+
+def write(text: str, *, at_once: bool = False) -> None:
+    """Text as it is; `at_once` for a line of an answer that comes bit by bit."""
+    with answering():
+        sys.stdout.write(text)
+        if at_once:
+            sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[None]:
+    """Around every write to stdout: a full disk behind it is an error that says so.
+
+    A BrokenPipeError passes: the reader has seen enough.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from ..errors import Full, Unavailable
+
+        kind = Full if error.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
+        raise kind(
+            f"stdout: {error.strerror or error}: the answer is not complete; repeat it into another place"
+        ) from error
 
 
 def tell(options: Options, text: str) -> None:
@@ -37,7 +66,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: str = ""
     if sys.stdout.isatty() and len(clean) <= RICH_ROWS:
         _rich_table(headers, clean, is_right)
     else:
-        sys.stdout.write("".join(line + "\n" for line in plain_table(headers, clean, is_right)))
+        write("".join(line + "\n" for line in plain_table(headers, clean, is_right)))
 
 
 def plain_table(
@@ -68,7 +97,8 @@ def _rich_table(
         shown.add_column(header, justify="right" if right else "left", overflow="fold")
     for row in rows:
         shown.add_row(*map(Text, row))
-    Console(highlight=False).print(shown)
+    with answering():
+        Console(highlight=False).print(shown)
 
 
 def facts(pairs: Mapping[str, str | Sequence[str]]) -> None:
@@ -78,7 +108,7 @@ def facts(pairs: Mapping[str, str | Sequence[str]]) -> None:
         lines = value.splitlines() if isinstance(value, str) else list(value)
         for number, line in enumerate(lines):
             label = styled(f"{name if number == 0 else '':<{width}}", "2")
-            sys.stdout.write(f"{label}  {printable(line)}\n")
+            write(f"{label}  {printable(line)}\n")
 
 
 def styled(text: str, code: str) -> str:
@@ -112,4 +142,4 @@ def confirm(question: str, above: Sequence[str] = ()) -> None:
 
 def say_styled(text: str, code: str) -> None:
     """A line of the answer in an ANSI style."""
-    sys.stdout.write(styled(printable(text), code) + "\n")
+    write(styled(printable(text), code) + "\n")

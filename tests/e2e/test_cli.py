@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -170,6 +171,15 @@ def test_get_chooses(shell: Shell, data: Path) -> None:
         target = shell.folder / f"out{number}"
         assert shell.json("get", "data", target, *options)["files"] == len(expected)
         assert {f.relative_to(target).as_posix() for f in target.rglob("*.*")} == expected
+
+
+def test_get_says_if_nothing_was_asked_for(shell: Shell, data: Path) -> None:
+    shell("put", "data")
+    for options in (["--include", "*.zip"], ["--prefix", "none"]):
+        done = shell.run("get", "data", "out", *options)
+        assert (done.returncode, done.stdout) == (0, "out\n")
+        assert "data:v0 has nothing that you asked for" in done.stderr
+    assert "nothing" not in shell.run("get", "data", "out").stderr
 
 
 # --- ls, show ---
@@ -440,6 +450,7 @@ def test_errors_have_exit_codes_and_json(
     found = json.loads(done.stderr)
     assert (found["error"], found["exit_code"]) == (name, code)
     assert shell.run(*arguments).returncode == code
+    assert json.loads(shell.run(*arguments, "--json").stderr) == found
 
 
 def test_an_error_is_one_line_unless_everything_is_wanted(shell: Shell) -> None:
@@ -514,12 +525,29 @@ def test_a_reader_that_goes_away_is_no_error(shell: Shell) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_behind_stdout_is_an_error(shell: Shell, data: Path) -> None:
+@pytest.mark.parametrize("command", [["ls"], ["ls", "data:v0"], ["cat", "data:v0/a.txt"], ["env"]])
+def test_a_full_disk_behind_stdout_is_an_error(
+    shell: Shell, data: Path, command: list[str]
+) -> None:
+    """However long the answer is: in the middle of it, or when the last of it is written."""
+    for number in range(200):
+        shell.write(f"data/{'x' * 100}{number}", "")
     shell("put", "data")
     with open("/dev/full", "wb") as stdout:
-        done = shell.run("ls", stdout=stdout, capture_output=False, stderr=subprocess.PIPE)
-    assert done.returncode == 1
-    assert done.stderr.splitlines() == ["asyncart: OSError: [Errno 28] No space left on device"]
+        done = shell.run(*command, stdout=stdout, capture_output=False, stderr=subprocess.PIPE)
+    assert done.returncode == 6
+    [line] = done.stderr.splitlines()
+    assert line.startswith("asyncart: Full: stdout: No space left on device: ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shells of Unix")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(shell: Shell, data: Path, closed: str) -> None:
+    """As daemons start programs. The files that the command opens may not take their place."""
+    for arguments in ("put data", "cat data:v0/a.txt"):
+        line = f"{shlex.join(COMMAND)} {arguments} {closed}"
+        subprocess.run(["sh", "-c", line], cwd=shell.folder, env=shell.environment, check=True)
+    assert [each["name"] for each in shell.json("ls")] == ["data"]
 
 
 def paths(shell: Shell, what: str) -> list[str]:

@@ -69,8 +69,7 @@ def bench(options: Options, url: str | None, size: str, files: int, seconds: flo
 
 
 def _show(speed: Speed) -> None:
-    import sys
-
+    from .. import screen
     from ..words import size
 
     if speed.name.startswith("small"):
@@ -79,10 +78,8 @@ def _show(speed: Speed) -> None:
     else:
         rate, amount = f"{size(speed.bytes_per_s)}/s", size(speed.bytes)
     busy = f", CPU {speed.cpu_s / speed.seconds:.0%}" if speed.requests else ""
-    sys.stdout.write(
-        f"{speed.name:<{NAME_WIDTH}}{rate:>16}  {amount}, {speed.seconds:.1f} s{busy}\n"
-    )
-    sys.stdout.flush()
+    line = f"{speed.name:<{NAME_WIDTH}}{rate:>16}  {amount}, {speed.seconds:.1f} s{busy}\n"
+    screen.write(line, at_once=True)
 
 
 def _as_json(report: SpeedReport) -> dict[str, object]:

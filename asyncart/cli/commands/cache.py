@@ -17,7 +17,7 @@ def cache() -> None:
     """What asyncart keeps for speed alone: losing it costs time, never data."""
 
 
-@cache.command("ls", cls=Command)
+@cache.command("ls", cls=Command, short_help="List it with its size.")
 @click.option("--objects", "with_objects", is_flag=True, help="List the cached objects, too.")
 @pass_options
 def ls(options: Options, with_objects: bool) -> None:
@@ -95,7 +95,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | No
     return found
 
 
-@cache.command("prune", cls=Command)
+@cache.command("prune", cls=Command, short_help="Remove the cached objects that are used least.")
 @click.option(
     "--to",
     "to_bytes",
@@ -120,11 +120,11 @@ def prune(options: Options, to_bytes: int | None) -> None:
         screen.say(f"{count(removed.objects, 'object')} removed, {size(removed.bytes)} freed")
 
 
-@cache.command("clear", cls=Command)
+@cache.command("clear", cls=Command, short_help="Remove all of it.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @pass_options
 def clear(options: Options, yes: bool) -> None:
-    """Remove it. The next `put` of unchanged files has to read them again."""
+    """Remove all of it. The next `put` of unchanged files has to read them again."""
     from ... import config
     from ...aio import leftovers
     from .. import screen

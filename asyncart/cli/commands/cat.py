@@ -57,6 +57,9 @@ async def _stream(entry: ArtifactEntry) -> None:
 
 
 def _write(fd: int, data: bytes) -> None:
+    from ..screen import answering
+
     view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    with answering():
+        while view:
+            view = view[os.write(fd, view) :]

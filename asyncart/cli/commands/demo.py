@@ -205,11 +205,10 @@ class Story:
         self._say("")
 
     def _say(self, text: str) -> None:
-        import sys
+        from .. import screen
 
         if not self._options.is_json:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
+            screen.write(text + "\n", at_once=True)
 
 
 def _coloured(change: Change) -> str:

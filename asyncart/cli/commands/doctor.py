@@ -53,8 +53,6 @@ class _Report:
         self._topic = ""
 
     def show(self, finding: Finding) -> None:
-        import sys
-
         from .. import screen
         from ..words import printable
 
@@ -62,8 +60,8 @@ class _Report:
             self._topic = finding.topic
             screen.say_styled(finding.topic, "1")
         state = screen.styled(f"{finding.state:<8}", COLOURS[finding.state])
-        sys.stdout.write(f"  {state}{finding.name:<{NAME_WIDTH}}{printable(finding.text)}\n")
-        sys.stdout.flush()
+        line = f"  {state}{finding.name:<{NAME_WIDTH}}{printable(finding.text)}\n"
+        screen.write(line, at_once=True)
 
 
 def _as_json(found: Diagnosis) -> dict[str, object]:

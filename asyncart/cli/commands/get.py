@@ -64,6 +64,8 @@ def get(
     with progress.shown(options) as show:
         artifact, folder = runner.with_api(options, work)
     done = last[-1]
+    if not done.files and artifact.file_count:
+        screen.tell(options, f"asyncart: {artifact.name} has nothing that you asked for")
     if options.is_json:
         screen.print_json(
             {
