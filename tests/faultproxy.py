@@ -161,6 +161,10 @@ class FaultProxy:
         for task in self._tasks:
             task.cancel()
 
+    @property
+    def open_connections(self) -> int:
+        return len(self._tasks)
+
     def clear(self) -> None:
         """No more faults, and counters at zero."""
         self.faults.clear()

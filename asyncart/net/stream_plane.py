@@ -176,6 +176,7 @@ class _Pool:
         self._turn = itertools.count()
         self._scratch = bytearray(TLS_CHUNK_BYTES)
         self._is_closed = False
+        self._is_watched = False  # the idle ones
 
     def take(self, origin: Origin) -> Stream | None:
         """The idle connection that was used last, if it still looks open."""
@@ -196,12 +197,29 @@ class _Pool:
             return
         stream.idle_since = self._loop.time()
         idle.append(stream)
+        self._watch()
 
     def close(self) -> None:
         self._is_closed = True
         while self._idle:
             for stream in self._idle.popitem()[1]:
                 stream.close()
+
+    def _watch(self) -> None:
+        """Look after IDLE_S whether some are to be closed: nobody may ask for a connection any more."""
+        if self._is_watched:
+            return
+        self._is_watched = True
+        self._loop.call_later(IDLE_S, self._close_expired)
+
+    def _close_expired(self) -> None:
+        self._is_watched = False
+        for origin in list(self._idle):
+            self._expire(self._idle[origin])
+            if not self._idle[origin]:
+                del self._idle[origin]
+        if self._idle:
+            self._watch()
 
     def _expire(self, idle: deque[Stream] | None) -> None:
         while idle and idle[0].idle_since < self._loop.time() - IDLE_S:

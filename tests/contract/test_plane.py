@@ -253,6 +253,25 @@ async def test_connections_are_used_again(rig: Rig) -> None:
     assert rig.proxy.connections == 1
 
 
+# aiohttp's connector has a time of its own
+@pytest.mark.parametrize("rig", [StreamPlane], indirect=True)
+async def test_idle_connections_are_closed_after_a_while(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if nobody asks for one again: a service keeps no sockets of its last transfer."""
+    monkeypatch.setattr("asyncart.net.stream_plane.IDLE_S", 0.05)
+
+    async def get() -> None:
+        await rig.plane.get_range(rig.url, {}, 0, Guarded(1000).view)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(get())
+    assert rig.proxy.open_connections > 0
+    await settled(lambda: rig.proxy.open_connections == 0, "idle connections were kept")
+    await get()  # and the next one is opened as ever
+
+
 async def test_a_200_with_the_whole_object_answers_a_request_for_all_of_it(rig: Rig) -> None:
     """Servers may ignore Range; where the range is everything, that is no fault."""
     rig.proxy.inject("ignore-range")
