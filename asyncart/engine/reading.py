@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from ..errors import Conflict, Denied, NotFound, Unavailable
+from ..errors import Conflict, Denied, Invalid, NotFound, Unavailable
 from .chunking import cut, hash_chunks
 from .listing import Listing
 from .plan import is_large
@@ -24,7 +24,13 @@ from .statcache import Stamp
 if sys.platform == "linux":
     import resource
 
-OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+# O_NONBLOCK: a FIFO that took a file's place after the scan must not make us wait for its other end.
+OPEN_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_BINARY", 0)
+)
 O_PATH = getattr(os, "O_PATH", 0)  # a folder that may be searched, if not listed; Linux only
 
 
@@ -64,7 +70,8 @@ def read_batch(listing: Listing, rows: Sequence[int], buffer: memoryview) -> Bat
             try:
                 fd = opener.open(row)
                 try:
-                    got = os.readv(fd, (target,)) if size else 0
+                    # What the kernel makes up (/proc) calls itself empty, and is not.
+                    got = os.readv(fd, (target,)) if size else len(os.read(fd, 1))
                     st = os.fstat(fd)
                 finally:
                     os.close(fd)
@@ -127,14 +134,18 @@ class _Opener:
 
 def _read_again(listing: Listing, row: int, local: str) -> Moved:
     try:
-        with open(local, "rb", buffering=0) as file:
+        with open(local, "rb", opener=lambda path, _: os.open(path, OPEN_FLAGS)) as file:
             before = os.fstat(file.fileno())
-            if is_large(before.st_size):
+            if not stat.S_ISREG(before.st_mode) or is_large(before.st_size):
                 raise changed(local)
-            data = b"".join(iter(lambda: file.read(1 << 20), b""))
+            data = file.read(before.st_size + 1)  # not to the end of what is growing
             after = os.fstat(file.fileno())
     except OSError as error:
         raise translated(error, local) from error
+    if data and not after.st_size:
+        raise Invalid(
+            f"{local} holds bytes, although its size is 0, as files of the system do (/proc): add a copy of it"
+        )
     if Stamp.of(before) != Stamp.of(after) or len(data) != after.st_size:
         raise changed(local)
     listing.restamp(row, Stamp.of(after))
@@ -161,6 +172,8 @@ class LargeFile:
         except OSError as error:
             raise translated(error, local) from error
         st = os.fstat(self._fd)
+        if not stat.S_ISREG(st.st_mode):
+            raise changed(local)
         self.stamp = Stamp.of(st)
         self.is_executable = bool(st.st_mode & stat.S_IXUSR)
         self._offset = 0

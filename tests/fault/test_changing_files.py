@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 from workplace import KIB, Place, check_hands_empty, content, read_tree
 
+from asyncart import aio
 from asyncart.engine import reading
-from asyncart.errors import AsyncartError, Conflict, Denied, NotFound, Unavailable
+from asyncart.errors import AsyncartError, Conflict, Denied, Invalid, NotFound, Unavailable
 
 SMALL, LARGE = 900, 40 * KIB
+GROWN = 64 << 20
 
 
 class Hooked:
@@ -269,3 +272,68 @@ async def test_removed_between_adding_and_logging(local_place: Place) -> None:
             await run.log_artifact(single)
         await run.log_artifact(artifact)
         assert artifact.file_count == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="mkfifo")
+@pytest.mark.parametrize("size", [0, SMALL, LARGE])
+async def test_a_fifo_in_the_place_of_a_file_is_not_waited_for(
+    local_place: Place, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Nobody ever opens its other end."""
+    source = local_place.source({"file": content("x", size)})
+    path = source / "file"
+
+    def put_fifo(event: str) -> None:
+        if event == "open" and path.is_file():
+            path.unlink()
+            os.mkfifo(path)
+
+    async with local_place.init() as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, "os", Hooked("file", put_fifo))
+            with pytest.raises(Conflict, match=str(path)):
+                await run.log_artifact(local_place.artifact(source))
+        local_place.check_store()
+
+
+async def test_what_is_written_to_without_end_is_not_read_without_end(
+    local_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small file that grows faster than it is read: memory is that of the small file."""
+    source = local_place.source({"file": content("x", SMALL)})
+    path = source / "file"
+    make_old(path)
+    looks = 0
+
+    class Growing(Hooked):
+        def fstat(self, fd: int) -> os.stat_result:
+            nonlocal looks
+            looks += 1
+            if looks == 1:  # so that it is read again
+                os.utime(path)
+            found = os.fstat(fd)
+            if looks == 2:
+                os.truncate(path, GROWN)
+            return found
+
+    async with local_place.init() as run:
+        tracemalloc.start()
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(reading, "os", Growing("/file", lambda event: None))
+                with pytest.raises(Conflict, match=str(path)):
+                    await run.log_artifact(local_place.artifact(source))
+            assert looks >= 3
+            assert tracemalloc.get_traced_memory()[1] < GROWN // 2
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/version"), reason="/proc")
+async def test_a_file_that_calls_itself_empty_and_is_not_is_refused(local_place: Place) -> None:
+    """Not stored as an empty one."""
+    artifact = aio.Artifact("data", "dataset")
+    artifact.add_file("/proc/version")
+    async with local_place.init() as run:
+        with pytest.raises(Invalid, match="/proc/version"):
+            await run.log_artifact(artifact)
