@@ -416,7 +416,7 @@ class UrlMethod(enum.StrEnum):
 class SignedUrl(msgspec.Struct, frozen=True, kw_only=True):
     """A URL that needs no credentials. For a part of an upload, `part` is its index, else None.
 
-    `headers` have to be sent with the request. `ttl_s` counts from the answer.
+    `headers` have to be sent with the request: they are signed, too. `ttl_s` counts from the answer.
     """
 
     object_id: str

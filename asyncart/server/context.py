@@ -20,6 +20,7 @@ from .audit import AuditedDatabase
 from .joined import Check, JoinedDatabase
 from .limits import Limits
 from .multipart import OpenUploads
+from .overwriting import Overwriting
 
 if TYPE_CHECKING:
     from ..catalog.grants import MayRead
@@ -74,6 +75,7 @@ class ServerContext:
         self.accounts = accounts
         self.secret = secret or os.urandom(SECRET_BYTES)
         self.clock = clock
+        self.overwriting = Overwriting(self.catalog, self.settings.entity)  # in a bucket
         self.open_uploads = OpenUploads()  # of a store that is a folder
         self.verifying = anyio.Semaphore(VERIFY_AT_ONCE)
 

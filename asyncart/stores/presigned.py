@@ -13,6 +13,7 @@ from datetime import datetime
 from urllib.parse import quote, urlsplit
 
 ALGORITHM = "AWS4-HMAC-SHA256"
+ONLY_NEW = {"If-None-Match": "*"}  # of a PUT: only if there is no such object yet
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -39,10 +40,8 @@ class Presigner:
             f"&X-Amz-Date={moment}&X-Amz-Expires="
         )
         # Parameters are signed in alphabetical order; an upload's own come after all of X-Amz-*.
-        self._after_expiry = (
-            f"&X-Amz-Security-Token={_quoted(token)}" if token is not None else ""
-        ) + "&X-Amz-SignedHeaders=host"
-        self._headers = f"host:{_host(base_url)}\n\nhost\nUNSIGNED-PAYLOAD"
+        self._token = f"&X-Amz-Security-Token={_quoted(token)}" if token is not None else ""
+        self._host = f"host:{_host(base_url)}\n"
         self._to_sign = f"{ALGORITHM}\n{moment}\n{scope}\n"
         key = f"AWS4{secret_key}".encode()
         for word in (day, region, "s3", "aws4_request"):
@@ -50,14 +49,32 @@ class Presigner:
         self._key = key
 
     def url(
-        self, method: str, key: str, ttl_s: float, *, part_number: int = 0, upload_id: str = ""
+        self,
+        method: str,
+        key: str,
+        ttl_s: float,
+        *,
+        part_number: int = 0,
+        upload_id: str = "",
+        is_only_new: bool = False,
     ) -> str:
-        """With `part_number` (from 1 on) and `upload_id`: for one part of an upload."""
+        """With `part_number` (from 1 on) and `upload_id`: for one part of an upload.
+
+        With `is_only_new` the headers ONLY_NEW are signed, too: the store refuses a request without them.
+        """
         path = quote(key, safe="/-_.~")
-        query = f"{self._before_expiry}{max(1, int(ttl_s))}{self._after_expiry}"
+        names, headers = "host", self._host
+        if is_only_new:
+            names, headers = "host;if-none-match", f"{headers}if-none-match:*\n"
+        query = (
+            f"{self._before_expiry}{max(1, int(ttl_s))}{self._token}"
+            f"&X-Amz-SignedHeaders={_quoted(names)}"
+        )
         if part_number:
             query += f"&partNumber={part_number}&uploadId={_quoted(upload_id)}"
-        request = f"{method}\n{self._base_path}{path}\n{query}\n{self._headers}"
+        request = (
+            f"{method}\n{self._base_path}{path}\n{query}\n{headers}\n{names}\nUNSIGNED-PAYLOAD"
+        )
         digest = hashlib.sha256(request.encode()).hexdigest()
         signature = _hmac(self._key, self._to_sign + digest).hex()
         return f"{self._base_url}{path}?{query}&X-Amz-Signature={signature}"

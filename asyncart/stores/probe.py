@@ -25,8 +25,10 @@ from asyncart.errors import (
     Unavailable,
 )
 from asyncart.net.plane import AttemptError
+from asyncart.net.retry import Signed
 
 from . import aws, checksums
+from .presigned import ONLY_NEW
 from .s3 import CLEANUP_S, S3Store, S3Upload
 
 BODY = b"123456789"
@@ -35,6 +37,7 @@ CHECKSUMS = {
     "CRC32C": 0xE3069283,
 }  # of BODY: the usual check values
 EXPIRY_S = 1.0
+URL_S = 60.0
 
 
 class StoreFacts(msgspec.Struct, frozen=True):
@@ -84,6 +87,33 @@ async def verified_checksum(store: S3Store, key: str) -> str | None:
         ):
             return algorithm
     return None
+
+
+async def writes_once(store: S3Store, key: str) -> bool | None:
+    """Whether a URL that is signed for what is not there yet writes the object, and does not replace it.
+
+    None: it does not even write it, or cannot be asked just now. Removing it is the caller's business.
+    """
+
+    async def sign(refused: AttemptError | None) -> Signed:
+        presigner = await store.presigner()
+        url = presigner.url("PUT", store.full_key(key), URL_S, is_only_new=True)
+        return Signed(url, ONLY_NEW)
+
+    async def put() -> None:
+        await store.transfer.put(store.name(key), sign, [memoryview(BODY)])
+
+    try:
+        await put()
+    except AsyncartError:
+        return None
+    try:
+        await put()
+    except Conflict:
+        return True
+    except AsyncartError:
+        return None
+    return False
 
 
 async def _takes_checksum(store: S3Store, key: str, header: Mapping[str, str]) -> bool:

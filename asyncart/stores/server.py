@@ -18,10 +18,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import anyio
+from blake3 import blake3
 
 from asyncart import wire
 from asyncart.errors import (
     AsyncartError,
+    Conflict,
     Denied,
     Invalid,
     NotFound,
@@ -38,6 +40,7 @@ from asyncart.wire import UrlMethod
 from .protocol import Page
 from .remote import is_etag_of, own_transfer, too_short, whole_size
 
+PIECE_BYTES = 4 << 20  # of an object that is compared with what was sent
 PARTS_AHEAD = 16  # URLs of one question: 128 MiB of parts
 CLEANUP_S = 5.0  # aborting an upload that was cancelled
 
@@ -125,8 +128,25 @@ class ServerStore:
     async def write(self, key: str, buffers: Sequence[memoryview]) -> None:
         wanted = wire.WantedUrl(object_id=object_id_of(key), method=UrlMethod.PUT)
         sign = self._signer(wanted)
-        await self._moving(key, lambda what: self.transfer.put(what, sign, buffers))
+        try:
+            await self._moving(key, lambda what: self.transfer.put(what, sign, buffers))
+        except Conflict:
+            # The URL may be for a new object only, and the answer to an attempt that arrived got lost.
+            if not await self._holds(key, buffers):
+                raise
         self.client.urls.forget(wanted)
+
+    async def _holds(self, key: str, buffers: Sequence[memoryview]) -> bool:
+        """Whether the object has these bytes."""
+        size = sum(buffer.nbytes for buffer in buffers)
+        if (await self.sizes([key])).get(key) != size:
+            return False
+        there, piece = blake3(), memoryview(bytearray(min(size, PIECE_BYTES)))
+        for offset in range(0, size, PIECE_BYTES):
+            view = piece[: size - offset]
+            await self.read_into(key, offset, view)
+            await run_blocking(there.update, view)
+        return there.digest() == await run_blocking(_digest, buffers)
 
     async def adopt(self, key: str, local_path: str) -> bool:
         return False
@@ -156,11 +176,13 @@ class ServerStore:
         )
 
     async def presign(self, key: str, *, method: str = "GET", ttl_s: float = 900) -> str | None:
-        """A URL that holds as long as the server lets it; `ttl_s` is not asked for."""
+        """A URL that holds as long as the server lets it; `ttl_s` is not asked for. None where the URL alone
+        is not enough: to write what is not there yet, the store wants to hear of that, too."""
         if method not in ("GET", "PUT"):
             raise Invalid(f"{method}: URLs of a server's objects can be signed for GET and PUT")
         wanted = wire.WantedUrl(object_id=object_id_of(key), method=UrlMethod(method))
-        return (await self.client.urls.get(wanted)).url
+        signed = await self.client.urls.get(wanted)
+        return None if signed.headers else signed.url
 
     async def aclose(self) -> None:
         await self.transfer.plane.aclose()
@@ -312,6 +334,13 @@ class ServerUpload:
     @property
     def _name(self) -> str:
         return self._store.name(self.key)
+
+
+def _digest(buffers: Sequence[memoryview]) -> bytes:
+    hasher = blake3()
+    for buffer in buffers:
+        hasher.update(buffer)
+    return hasher.digest()
 
 
 def object_id_of(key: str) -> str:

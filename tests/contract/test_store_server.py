@@ -5,6 +5,7 @@ Behind it is a folder, whose bytes go through the server, or a bucket, whose byt
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from asyncart import wire
 from asyncart.catalog import open_catalog
 from asyncart.catalog.http import HttpCatalog
 from asyncart.catalog.sql import SqlCatalog
-from asyncart.errors import Denied, Invalid
+from asyncart.errors import Conflict, Denied, Invalid
+from asyncart.model import new_object_id, object_key
 from asyncart.net.control import ServerClient
 from asyncart.stores.server import ServerStore
 
@@ -56,3 +58,26 @@ async def test_what_exists_is_the_catalogs_business(store: RegisteringStore) -> 
 async def test_only_objects_have_a_place(store: RegisteringStore, key: str) -> None:
     with pytest.raises(Invalid, match="not the key of an object"):
         await store.read_into(key, 0, memoryview(bytearray(1)))
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 << 20])
+async def test_an_object_that_arrived_unnoticed_is_written(
+    store: RegisteringStore, size: int
+) -> None:
+    """The answer got lost, and it is sent again: the same bytes are no collision. Others are, in a bucket
+    that can tell; a folder takes the newest, until they are stored."""
+    key = object_key(new_object_id(1))
+    data = os.urandom(size)
+    for _ in range(2):
+        await store.write(key, [memoryview(data)[:1], memoryview(data)[1:]])
+    other = os.urandom(size + 1)
+    if store.behind.is_local:
+        await store.write(key, [memoryview(other)])
+        return
+    for changed in (other, *([bytes([data[0] ^ 1]) + data[1:]] if size else [])):
+        with pytest.raises(Conflict):
+            await store.write(key, [memoryview(changed)])
+    there = memoryview(bytearray(size))
+    await store.read_into(key, 0, there)
+    assert there.tobytes() == data
+    assert await store.presign(key, method="PUT") is None

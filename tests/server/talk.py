@@ -102,10 +102,14 @@ class Talk:
         said = await self.ask("register_upload", session_id=session_id, object_id=object_id, **more)
         return object_id, said.ok()
 
+    async def send(self, signed: Mapping[str, Any], data: bytes) -> Said:
+        """PUT it where a signed URL says, with the headers that belong to that."""
+        return await self.raw("PUT", signed["url"], data=data, headers=signed["headers"])
+
     async def stored(self, session_id: str, data: bytes) -> str:
         """An object that is one content, sent by its URL."""
         object_id, answer = await self.registered(session_id, want_url=True)
-        assert (await self.raw("PUT", answer["url"]["url"], data=data)).status == 200
+        assert (await self.send(answer["url"], data)).status == 200
         (
             await self.ask(
                 "add_stored",

@@ -76,7 +76,7 @@ async def test_stored_contents_and_chunks_are_found_by_digest(talk: Talk) -> Non
     """Answers name the position of the question, and leave out what is not stored."""
     session_id = await talk.session()
     object_id, answer = await talk.registered(session_id, want_url=True)
-    assert (await talk.raw("PUT", answer["url"]["url"], data=b"abcd")).status == 200
+    assert (await talk.send(answer["url"], b"abcd")).status == 200
     (
         await talk.ask(
             "add_stored",
@@ -185,7 +185,7 @@ async def test_delete_objects_leaves_what_is_stored(talk: Talk) -> None:
     session_id = await talk.session()
     stored = await talk.stored(session_id, b"stored")
     object_id, answer = await talk.registered(session_id, want_url=True)
-    assert (await talk.raw("PUT", answer["url"]["url"], data=b"unfinished")).status == 200
+    assert (await talk.send(answer["url"], b"unfinished")).status == 200
     (await talk.ask("delete_objects", object_ids=[stored, object_id])).ok()
     sizes = (await talk.ask("object_sizes", object_ids=[stored, object_id])).ok()["sizes"]
     assert sizes == {stored: 6}
