@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -12,9 +11,9 @@ from typing import Any
 
 from . import data
 from .measure import Command, Measurement, run
+from .processes import search_path
 
 NAME = "asyncart"
-REPOSITORY = Path(__file__).resolve().parent.parent
 ANSWERED = ("wall_s", "cpu_s", "read_bytes", "written_bytes", "peak_rss_bytes")
 
 
@@ -68,8 +67,3 @@ class Asyncart:
         )
         extra["outside_call_s"] = process_s - known["wall_s"]
         return Measurement(**known, extra=extra)
-
-
-def search_path() -> str:
-    """PYTHONPATH for a process that runs elsewhere but imports this working tree."""
-    return os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))

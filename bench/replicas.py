@@ -7,7 +7,7 @@ given, for a test that failed.
 from __future__ import annotations
 
 import json
-import os
+import re
 import select
 import signal
 import subprocess
@@ -19,10 +19,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .processes import READY_S, NotStarted, free_port, listens, start, wait_until
+from .processes import (
+    READY_S,
+    REPOSITORY,
+    NotStarted,
+    clean_environment,
+    free_port,
+    listens,
+    start,
+    wait_until,
+)
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 END_S = 90.0  # an orderly end: the grace period and the longest request
+PROBES = ("healthz", "readyz", "metrics")
 
 
 class Replica:
@@ -43,11 +52,8 @@ class Replica:
         self.key: str | None = None  # of the first administrator, if this one made him
         self._options = list(options)
         self._environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("ASYNCART_")},
+            **clean_environment(),
             "ASYNCART_HOME": str(folder / "home"),
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])
-            ),
             **(environment or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -230,3 +236,23 @@ def is_ready(url: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def metrics_of(url: str) -> dict[str, float]:
+    """What a replica has counted so far: series -> value."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        return read_metrics(answer.read().decode())
+
+
+def read_metrics(text: str) -> dict[str, float]:
+    samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {series: float(value) for series, _, value in samples}
+
+
+def requests_of(url: str) -> int:
+    """How many requests a replica has answered so far, those about its health apart."""
+    found = (
+        (re.fullmatch(r'asyncart_requests_total\{route="([^"]*)".*', series), value)
+        for series, value in metrics_of(url).items()
+    )
+    return sum(int(value) for match, value in found if match and match[1] not in PROBES)

@@ -149,8 +149,8 @@ def _account(
 
 def route_of(request: web.BaseRequest) -> str:
     """The name of the route, "unmatched" for a path that is none, "malformed" for what is not HTTP."""
-    if not isinstance(request, web.Request):
-        return "malformed"
+    if not isinstance(request, web.Request) or STARTED_AT not in request:
+        return "malformed"  # aiohttp makes an answer of it, for which there is no route to ask for
     route = request.match_info.route
     resource = route.resource
     return route.name or (resource.canonical if resource is not None else "unmatched")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.case import OURS, Plan, Results, Row, Scenario, ceiling
 from bench.measure import Command, Measurement, run
-from bench.ours import search_path
+from bench.processes import search_path
 
 REPEATS = 10
 IMPORT = """

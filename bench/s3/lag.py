@@ -14,7 +14,7 @@ from pathlib import Path
 from bench import data
 from bench.case import OURS, Plan, Results, Row, Scenario, ceiling
 from bench.measure import Command, Measurement, run
-from bench.ours import search_path
+from bench.processes import search_path
 from bench.servers import seaweedfs
 from bench.workplace import remove, workplace
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.case import OURS, Plan, Results, Row, Scenario, Target
 from bench.measure import Command, Measurement, run
-from bench.ours import search_path
+from bench.processes import search_path
 
 REQUESTS = 160  # of 8 MiB, per measurement
 FEWEST_REQUESTS = 16

@@ -7,7 +7,6 @@ one that was logged, and what clients saw of the aliases is linearizable.
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -22,14 +21,14 @@ from typing import Any
 
 import anyio
 
-from bench.processes import start
+from bench.measure import CommandFailed
+from bench.processes import clean_environment, start
 from bench.replicas import Cluster, wait_ready
 
 from .history import Answer, Logged, Seen
 from .linear import Operation, violations
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-CLIENTS_LIMIT_S = 900.0
+PATIENCE_S = 900.0  # with clients that have nothing left to do, or a number of logs to do
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,10 @@ class Load:
     looks: bool = True
     project: str = "chaos"
     seconds: float | None = None  # instead of `logs`: go on for so long
+
+    @property
+    def limit_s(self) -> float:
+        return PATIENCE_S + (self.seconds or 0.0)
 
 
 @dataclass
@@ -63,21 +66,21 @@ class Outcome:
 
 
 def client_environment(url: str, key: str | None, home: Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("ASYNCART_")}
-    search_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     return {
-        **kept,
+        **clean_environment(),
         "ASYNCART_HOME": str(home),
         "ASYNCART_SERVER": url,
         **({"ASYNCART_API_KEY": key} if key else {}),
-        "PYTHONPATH": search_path,
     }
 
 
 def run_load(
     cluster: Cluster, load: Load, folder: Path, *, kill_every_s: float | None = None
 ) -> Outcome:
-    """Let the clients work; with `kill_every_s`, kill one replica after the other and start it again."""
+    """Let the clients work; with `kill_every_s`, kill one replica after the other and start it again.
+
+    Raises CommandFailed if nothing at all was logged, or if they do not come to an end.
+    """
     started = time.monotonic()
     processes = [_start_clients(cluster, load, folder, index) for index in range(load.processes)]
     kills = 0
@@ -85,8 +88,8 @@ def run_load(
         victims = cycle(cluster.replicas)
         next_kill_at = started + (kill_every_s or 0)
         while any(process.poll() is None for process, _ in processes):
-            if time.monotonic() - started > CLIENTS_LIMIT_S:
-                raise TimeoutError(f"clients are still at work after {CLIENTS_LIMIT_S:.0f} s")
+            if time.monotonic() - started > load.limit_s:
+                raise CommandFailed(f"clients are still at work after {load.limit_s:.0f} s")
             if kill_every_s is not None and time.monotonic() >= next_kill_at:
                 victim = next(victims)
                 victim.kill()
@@ -110,6 +113,9 @@ def run_load(
         whole.logged += [Logged(**each) for each in found["logged"]]
         whole.seen += [Seen(**each) for each in found["seen"]]
         whole.errors += found["errors"]
+        problems += [f"{label}: given up" for label in found["given_up"]]
+    if not whole.logged:
+        raise CommandFailed("\n".join(["nothing was logged", *problems, *whole.errors[-5:]]))
     repeated = sum(one.attempts > 1 for one in whole.logged)
     return Outcome(whole, wall_s, kills, problems, repeated)
 

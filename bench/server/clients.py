@@ -3,8 +3,8 @@
 Each client logs its artifacts one after the other, in turn into the collections, every one with content
 that nobody else has and with the alias `best`; between two of them it looks where `latest` and `best` point.
 The answer holds every one of these operations with its times (CLOCK_MONOTONIC, which all processes of a
-machine share), and what every log returned. A log that raises is repeated, as a user would; only what is
-refused for good ends the client.
+machine share), and what every log returned. A log that raises is repeated, as a user would; one that was
+repeated in vain ends the client, and the answer says so.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class Clients:
                 path.unlink()
             folder.rmdir()
             return True
+        self.answer.given_up.append(label)
         return False
 
     async def _look(self, api: asyncart.Api, collection: str, alias: str) -> None:

@@ -35,3 +35,4 @@ class Answer:
     logged: list[Logged] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)  # labels of what was tried often enough

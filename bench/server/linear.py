@@ -17,6 +17,7 @@ Times are those of one clock (CLOCK_MONOTONIC is the same for all processes of a
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -79,7 +80,9 @@ def _conflicts(clusters: dict[int, list[Operation]]) -> list[str]:
         for a, b in pairwise(forward)
         if b.low < a.high
     ]
-    return found + [
+    if found:  # then the zones are no order that others could be found in
+        return found
+    return [
         f"{inner.value} can only have been there while {outer.value} was"
         for inner in backward
         if (outer := _around(inner, forward)) is not None
@@ -87,6 +90,7 @@ def _conflicts(clusters: dict[int, list[Operation]]) -> list[str]:
 
 
 def _around(inner: _Zone, forward: Sequence[_Zone]) -> _Zone | None:
-    return next(
-        (outer for outer in forward if outer.low < inner.low and inner.high < outer.high), None
-    )
+    """The one that holds it, of sorted zones that do not overlap: it can only be the last that begins before."""
+    before = bisect_left(forward, inner.low, key=lambda zone: zone.low)
+    outer = forward[before - 1] if before else None
+    return outer if outer is not None and inner.high < outer.high else None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from typing import IO
+
+from bench.processes import REPOSITORY
 
 WARM_UP = 0.3  # of the time: pools, caches and the allocator fill until then
 
@@ -15,23 +18,27 @@ class MemoryWatch:
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._pids = pids
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: IO[bytes] | None = None
         self._samples: list[list[float]] = []
 
     def __enter__(self) -> MemoryWatch:
+        self._output = tempfile.TemporaryFile()  # a pipe that nobody reads meanwhile would fill up
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.server.sampler", *map(str, self._pids)],
-            cwd=Path(__file__).resolve().parents[2],
+            cwd=REPOSITORY,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            stdout=self._output,
         )
         return self
 
     def __exit__(self, *error: object) -> None:
         assert self._process is not None
-        said, _ = self._process.communicate("", timeout=10)
-        self._samples = [[float(word) for word in line.split()] for line in said.splitlines()]
+        assert self._output is not None
+        self._process.communicate(timeout=10)  # closes its stdin
+        with self._output:
+            self._output.seek(0)
+            self._samples = [[float(word) for word in line.split()] for line in self._output]
 
     def peak(self) -> int:
         return int(max(max(values) for _, *values in self._samples))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +12,6 @@ from bench.case import Plan
 from bench.postgres import running_postgres
 from bench.replicas import Cluster, running_cluster
 from bench.servers import seaweedfs
-
-PROBES = ("healthz", "readyz", "metrics")
 
 
 @dataclass(frozen=True)
@@ -33,13 +29,9 @@ class Place:
         objects = f"s3://{self.bucket.bucket}/embedded"
         return {**self.bucket.environment(), "ASYNCART_OBJECTS": objects}
 
-    def requests(self) -> int:
-        """How many requests the replicas answered so far, those about their health apart."""
-        return sum(requests_of(replica.url) for replica in self.cluster.replicas)
-
 
 @contextmanager
-def place(plan: Plan, root: Path, *, count: int = 2, fault_rate: float = 0.0) -> Iterator[Place]:
+def place(plan: Plan, root: Path, *, fault_rate: float = 0.0) -> Iterator[Place]:
     """Raises Missing if a server cannot be had."""
     with (
         seaweedfs(root / "bucket", plan.cache) as bucket,
@@ -50,14 +42,6 @@ def place(plan: Plan, root: Path, *, count: int = 2, fault_rate: float = 0.0) ->
             root / "replicas",
             *options,
             environment=bucket.environment(),
-            count=count,
             fault_rate=fault_rate,
         ) as cluster:
             yield Place(cluster, bucket)
-
-
-def requests_of(url: str) -> int:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    found = re.findall(r'^asyncart_requests_total\{route="([^"]*)".*\} (\d+)$', text, re.M)
-    return sum(int(count) for route, count in found if route not in PROBES)

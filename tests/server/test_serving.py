@@ -21,7 +21,8 @@ from services import PostgresServer, S3Server, server_in_thread
 from asyncart.catalog import schema, upgrade
 from asyncart.server import health
 from asyncart.wire import PREFIX
-from bench.replicas import Replica, is_ready, running_replica
+from bench.processes import listens
+from bench.replicas import Replica, is_ready, metrics_of, read_metrics, running_replica
 
 LONG_S = "60"  # a grace period that no test waits out
 PATIENCE_S = 20.0
@@ -224,9 +225,9 @@ class TestAnswering:
         def counted() -> int:
             answer, body = ask(replica.url, "/metrics")
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-            found = dict(line.rsplit(" ", 1) for line in body.decode().splitlines())
-            assert int(found["asyncart_requests_in_flight"]) == 1
-            assert int(found["asyncart_sessions"]) == 0
+            found = read_metrics(body.decode())
+            assert found["asyncart_requests_in_flight"] == 1
+            assert found["asyncart_sessions"] == 0
             return int(found.get(series, 0))
 
         before = counted()
@@ -249,20 +250,26 @@ class TestAnswering:
         assert "secret" not in replica.said()
 
     def test_what_is_no_http_is_counted_and_harms_nobody(self, replica: Replica) -> None:
+        """One line and one count for each, no traceback, and whoever listens hears that it was no HTTP."""
         host, port = replica.url.removeprefix("http://").split(":")
-        for garbage in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"X" * 100_000 + b"\r\n\r\n"):
+        pieces = (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"X" * 100_000 + b"\r\n\r\n")
+        series = 'asyncart_requests_total{route="malformed",method="other",status="400"}'
+        before = metrics_of(replica.url).get(series, 0)
+        for garbage in pieces:
             with closing(socket.create_connection((host, int(port)), PATIENCE_S)) as talk:
                 talk.sendall(garbage)
-                talk.shutdown(socket.SHUT_WR)
                 answer = b""
                 try:
                     while piece := talk.recv(65536):
                         answer += piece
-                except ConnectionResetError:
+                except ConnectionResetError:  # it does not read all of what is too long
                     pass
-                assert b"Traceback" not in answer
+                assert answer.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 ")), (garbage, answer)
+        wait_for(lambda: metrics_of(replica.url).get(series, 0) == before + len(pieces))
+        routes = [line.get("route") for line in lines(replica)]
+        assert routes.count("malformed") == before + len(pieces)
+        assert "Traceback" not in replica.said()
         assert is_ready(replica.url)
-        assert lines(replica)
 
 
 class TestReadiness:
@@ -342,7 +349,7 @@ class TestEnding:
                 assert (last.status, last.headers["Connection"]) == (200, "close")
                 last.read()
                 found.send_signal(signal.SIGTERM)  # no more grace: the listening socket is closed
-                wait_for(lambda: not _connects(found))
+                wait_for(lambda: not listens(found.port))
                 assert found.is_running
                 assert json.loads(finish())["outcomes"] == []
             assert found.wait() == 0
@@ -368,14 +375,4 @@ class TestEnding:
 
 
 def _in_flight(replica: Replica) -> int:
-    _, body = ask(replica.url, "/metrics")
-    found = dict(line.rsplit(" ", 1) for line in body.decode().splitlines())
-    return int(found["asyncart_requests_in_flight"])
-
-
-def _connects(replica: Replica) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", replica.port), timeout=5).close()
-    except OSError:
-        return False
-    return True
+    return int(metrics_of(replica.url)["asyncart_requests_in_flight"])
