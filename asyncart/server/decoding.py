@@ -2,7 +2,8 @@
 
 Refused: whatever could be read in two ways (a key twice, a field in two places that disagree, a parameter
 that nobody knows), whatever could make us work without end (bodies beyond the route's limit, compressed
-bodies, nesting), and whatever JSON does not have (NaN). What is accepted has the types of `wire`; what the
+bodies, nesting, millions of values, of which three bytes become sixty or more), and whatever JSON does not
+have (NaN). What is accepted has the types of `wire`; what the
 values may be is `checking`'s business.
 
 A body as msgspec writes it, which is what our client sends, is proved unambiguous by encoding it again: the
@@ -24,6 +25,9 @@ from ..wire import PREFIX, Request, Route
 
 MAX_DEPTH = 80  # metadata may have 64 levels (`names`), inside a request, inside a batch
 MAX_TEXT = 200  # of what was sent, in a message
+MAX_VALUES = 2_000_000  # in one body; a commit may name a million objects
+MORE_VALUES = {"add_stored": 6_000_000}  # its body is large, and of values whose size is known
+MAX_LOOSE_VALUES = 1_000_000  # of a body for the slower parser
 
 S = TypeVar("S")
 
@@ -75,6 +79,7 @@ class Codec(NamedTuple):
     def from_body(self, path: Mapping[str, str], body: bytes) -> Request:
         if not body:
             return self._converted(path)
+        self._check_values(body)
         fast = self._from_canonical(path, body)
         return fast if fast is not None else self._from_any(path, parse(body))
 
@@ -82,8 +87,12 @@ class Codec(NamedTuple):
         """The whole request as one JSON object, as in a batch: its bytes, or parsed by `parse` already."""
         if not isinstance(said, bytes):
             return self._from_any({}, said)
+        self._check_values(said)
         request = canonical(said, self.route.request)
         return request if request is not None else self._from_any({}, parse(said))
+
+    def _check_values(self, body: bytes) -> None:
+        _check_values(body, MORE_VALUES.get(self.route.name, MAX_VALUES))
 
     def _from_canonical(self, path: Mapping[str, str], body: bytes) -> Request | None:
         said = canonical(body, self.body)
@@ -120,6 +129,7 @@ def canonical(body: bytes, kind: type[S]) -> S | None:
 
 def parse(body: bytes) -> object:
     """JSON without the freedoms that Python's parser takes."""
+    _check_values(body, MAX_LOOSE_VALUES)
     try:
         value = json.loads(
             body.decode("utf-8"), object_pairs_hook=_unambiguous, parse_constant=_no_constant
@@ -136,6 +146,12 @@ def parse(body: bytes) -> object:
         raise Invalid("the body holds a number that is too long") from None
     _check_depth(value)
     return value
+
+
+def _check_values(body: bytes, most: int) -> None:
+    """By the signs that come with them; the few that are inside of texts count, too."""
+    if len(body) > most and sum(map(body.count, (b",", b"[", b"{"))) > most:
+        raise Invalid(f"the body has more than {most} values: send less at once")
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

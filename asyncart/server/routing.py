@@ -196,6 +196,8 @@ class Router:
                 raise Invalid(f"{call.name[:80]!a}: no call that a batch can hold")
             said = call.request
             size = len(said) if isinstance(said, bytes) else 0
+            if size > (most := LARGER_BODIES.get(call.name, BODY_BYTES)):
+                raise Invalid(f"{call.name}: the request has more than {most} bytes")
             request = await _in_thread_if(size, _from_call, endpoint.codec, said)
             answer = await self._carry_out(caller, endpoint, request, key)
             return Outcome(answer=msgspec.Raw(answer))

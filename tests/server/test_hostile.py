@@ -17,7 +17,7 @@ from talk import ENTITY, PROJECT, Talk, in_folder, served
 from asyncart import wire
 from asyncart.errors import Invalid
 from asyncart.server import bodies, routing
-from asyncart.server.decoding import MAX_DEPTH, Codec, parse
+from asyncart.server.decoding import MAX_DEPTH, MAX_LOOSE_VALUES, MAX_VALUES, Codec, parse
 
 JSON = {"Content-Type": "application/json"}
 BATCH = f"{wire.PREFIX}/batch"
@@ -317,6 +317,34 @@ def test_depth_is_limited_exactly(depth: int) -> None:
     else:
         with pytest.raises(Invalid, match="deeper"):
             parse(body)
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"{},", b"1,", b'"",', b'{"":0},'])
+def test_few_bytes_do_not_become_much_memory(piece: bytes) -> None:
+    """Whatever route they are for, and whichever way they are read."""
+    codec = Codec.of(wire.ROUTES["update_version"])
+    for most, prefix, suffix in (
+        (MAX_VALUES, b'{"metadata":{"a":[', b"0]}}"),
+        (MAX_LOOSE_VALUES, b' {"metadata": {"a": [', b"0]}}"),
+    ):
+        signs = sum(map(piece.count, b",[{"))
+        body = prefix + piece * (most // signs) + suffix
+        with pytest.raises(Invalid, match=f"more than {most} values"):
+            codec.from_body({"version_id": "v"}, body)
+        with pytest.raises(Invalid, match=f"more than {most} values"):
+            codec.from_call(body)
+    few = b'{"metadata":{"a":[' + piece * 1000 + b"0]}}"
+    assert len(codec.from_body({"version_id": "v"}, few).metadata["a"]) == 1001  # type: ignore[attr-defined]
+
+
+async def test_a_call_of_a_batch_has_the_limit_of_its_route(talk: Talk) -> None:
+    """A batch may be larger than each of its calls."""
+    for name, limit in (("begin_session", routing.BODY_BYTES), ("get_run", routing.BODY_BYTES)):
+        request = b'{"run_id":"' + b"a" * limit + b'"}'
+        body = b'{"calls":[{"name":"' + name.encode() + b'","request":' + request + b"}]}"
+        said = await talk.raw("POST", BATCH, data=body, headers=JSON)
+        failure = said.ok()["outcomes"][0]["failure"]
+        assert f"more than {limit} bytes" in failure["message"]
 
 
 def test_both_ways_of_reading_a_body_say_the_same() -> None:
