@@ -19,9 +19,10 @@ from asyncart.errors import Full, Invalid, Unavailable
 
 
 def layout(conn) -> dict[str, object]:
-    """Every table with its columns, keys and indexes."""
+    """Every table with its columns, keys and indexes; and the triggers."""
     found = inspect(conn)
-    return {
+    triggers = "SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal"
+    return {"triggers": sorted(map(tuple, conn.execute(text(triggers))))} | {
         name: (
             [{**column, "type": str(column["type"])} for column in found.get_columns(name)],
             found.get_pk_constraint(name),
@@ -34,7 +35,7 @@ def layout(conn) -> dict[str, object]:
 
 
 async def test_migrations_lead_to_the_schema_of_a_new_catalog(postgres_url, postgres):
-    """From nothing, step by step, to the same columns, keys and indexes."""
+    """From nothing, step by step, to the same columns, keys, indexes and triggers."""
     catalog = await open_catalog(postgres_url)
     made = await catalog.database.read(layout)
     await catalog.aclose()
@@ -47,6 +48,7 @@ async def test_migrations_lead_to_the_schema_of_a_new_catalog(postgres_url, post
     finally:
         postgres.execute("DROP DATABASE migrated WITH (FORCE)")
     assert "versions" in made
+    assert [name for name, _ in made["triggers"]] == ["audit_log_no_change"]
     assert migrated == made
 
 

@@ -11,6 +11,8 @@ from sqlalchemy import insert, text
 from sqlalchemy.engine import Connection
 
 from asyncart.catalog import open_catalog, schema, tables, upgrade
+from asyncart.catalog.opening import open_database
+from asyncart.catalog.sqlite import SqliteDatabase
 from asyncart.catalog.transactions import Database
 from asyncart.errors import Unavailable
 from asyncart.model import new_object_id
@@ -21,14 +23,9 @@ PACK, OLD_PACK, MANIFEST = (new_object_id(number) for number in range(3))
 
 
 async def database_at(url: str) -> Database:
-    if url.startswith("postgresql"):
-        from asyncart.catalog.postgres import PostgresDatabase
-
-        return PostgresDatabase(url)
-    from asyncart.catalog.sqlite import SqliteDatabase
-
-    database = SqliteDatabase(url.removeprefix("sqlite:///"))
-    await database.make_file()
+    database = open_database(url)
+    if isinstance(database, SqliteDatabase):
+        await database.make_file()
     return database
 
 
