@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, insert, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, insert, select, update
 from sqlalchemy.engine import Connection
 
 from asyncart.errors import Conflict
@@ -48,6 +48,13 @@ _decode_recipe = msgspec.msgpack.Decoder(Recipe).decode
 
 IS_OFFERED: ColumnElement[bool] = and_(
     objects.c.state == STORED, ~objects.c.is_damaged, objects.c.condemned_at.is_(None)
+)
+
+
+_ARRIVED = (
+    update(objects)
+    .where(objects.c.id == bindparam("number"))
+    .values(state=STORED, size=bindparam("nbytes"), token="", resume_key="", condemned_at=None)
 )
 
 
@@ -212,7 +219,8 @@ def _mark_stored(conn: Connection, session: Session, stored: Sequence[StoredObje
     query = select(
         objects.c.id, objects.c.object_id, objects.c.state, objects.c.size, objects.c.session_id
     ).where(bulk.among(conn, objects.c.object_id, sizes), objects.c.entity_id == session.entity_id)
-    there = {row.object_id: row for row in conn.execute(query)}
+    there = {row.object_id: row for row in conn.execute(query.with_for_update())}
+    arrived: list[dict[str, int]] = []
     for object_id, size in sizes.items():
         row = there.get(object_id)
         if row is None or row.state == DOOMED:
@@ -225,12 +233,11 @@ def _mark_stored(conn: Connection, session: Session, stored: Sequence[StoredObje
             continue
         if row.session_id != session.id:
             raise Conflict(f"object {object_id} is being uploaded by another session; log again")
-        conn.execute(
-            update(objects)
-            .where(objects.c.id == row.id)
-            .values(state=STORED, size=size, token="", resume_key="", condemned_at=None)
-        )
-        conn.execute(upload_parts.delete().where(upload_parts.c.object == row.id))
+        arrived.append({"number": row.id, "nbytes": size})
+    if arrived:
+        numbers = [each["number"] for each in arrived]
+        conn.execute(_ARRIVED, arrived)
+        conn.execute(delete(upload_parts).where(bulk.among(conn, upload_parts.c.object, numbers)))
 
 
 def _numbers(conn: Connection, session: Session, object_ids: set[str]) -> dict[str, int]:

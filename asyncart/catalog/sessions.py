@@ -16,7 +16,7 @@ until then the next attempt may continue them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import delete, func, insert, or_, select, update
@@ -142,8 +142,8 @@ def register_upload(
     }
     if bulk.insert_if_new(conn, objects, row):
         return
-    there = conn.execute(select(objects).where(objects.c.object_id == object_id)).one()
-    if there.session_id != session.id or there.state != WRITING:
+    there = conn.execute(select(objects).where(objects.c.object_id == object_id)).first()
+    if there is None or there.session_id != session.id or there.state != WRITING:
         raise Conflict(f"object {object_id} belongs to another upload; take a fresh object id")
     if (there.token, there.resume_key) != (token, resume_key):
         conn.execute(
@@ -154,9 +154,7 @@ def register_upload(
 
 
 def note_parts(conn: Connection, object_id: str, parts: Sequence[UploadPart]) -> None:
-    there = conn.execute(
-        select(objects.c.id, objects.c.state).where(objects.c.object_id == object_id)
-    ).first()
+    there = _locked_upload(conn, object_id)
     if there is None:
         raise NotFound(f"there is no upload of object {object_id}: it was given up meanwhile")
     if there.state != WRITING:
@@ -184,56 +182,46 @@ def adopt_upload(
 ) -> PendingUpload | None:
     """At a server: only what the same user has begun (`principal`), in one `project` only if it says so."""
     session = live(conn, session_id)
-    query = (
-        select(
-            objects.c.id,
-            objects.c.object_id,
-            objects.c.token,
-            objects.c.session_id,
-            sessions.c.owner,
-            sessions.c.expires_at,
-            sessions.c.is_over,
-        )
-        .outerjoin(sessions, sessions.c.id == objects.c.session_id)
+    uploads = conn.execute(
+        select(objects.c.id, objects.c.object_id, objects.c.token, objects.c.session_id)
         .where(
             objects.c.state == WRITING,
             objects.c.entity_id == session.entity_id,
             objects.c.resume_key == resume_key,
             objects.c.token != "",
-            # outer-joined: a forgotten session's row is missing
             or_(objects.c.session_id.is_(None), objects.c.session_id != session.id),
         )
         .order_by(objects.c.id.desc())
-        .with_for_update(of=objects, skip_locked=True)
-    )
-    if principal is not None:
-        query = query.where(sessions.c.principal == principal)
-    if project is not None:
-        query = query.where(sessions.c.project == project)
-    if not (rows := conn.execute(query).all()):
+        .with_for_update(skip_locked=True)
+    ).all()
+    if not uploads:
         return None
+    # Asked once the uploads are locked. In the same statement, an upload that somebody adopted between its
+    # being found and locked would look as if its session was forgotten.
+    numbers = {upload.session_id for upload in uploads} - {None}
+    query = select(sessions).where(bulk.among(conn, sessions.c.id, numbers))
+    holders = {row.id: row for row in conn.execute(query)}
     now = clock.now(conn)
-    for row in rows:
-        was_noticed = row.owner is None or row.is_over
-        if not was_noticed and not _is_lost(row.owner, row.expires_at, now):
+    for upload in uploads:
+        holder = holders.get(upload.session_id)
+        whose, where = (holder.principal, holder.project) if holder is not None else (None, None)
+        if principal not in (None, whose) or project not in (None, where):
             continue
-        if not was_noticed:
-            conn.execute(
-                update(sessions).where(sessions.c.id == row.session_id).values(is_over=True)
-            )
+        if holder is not None and not holder.is_over:
+            if not _is_lost(holder.owner, holder.expires_at, now):
+                continue
+            conn.execute(update(sessions).where(sessions.c.id == holder.id).values(is_over=True))
         conn.execute(
             update(objects)
-            .where(objects.c.id == row.id)
+            .where(objects.c.id == upload.id)
             .values(session_id=session.id, condemned_at=None)
         )
-        return PendingUpload(row.object_id, row.token, parts_of(conn, row.id))
+        return PendingUpload(upload.object_id, upload.token, parts_of(conn, upload.id))
     return None
 
 
 def forget_upload(conn: Connection, object_id: str) -> None:
-    row = conn.execute(
-        select(objects.c.id, objects.c.state).where(objects.c.object_id == object_id)
-    ).first()
+    row = _locked_upload(conn, object_id)
     if row is None or row.state not in (WRITING, DOOMED):
         return
     conn.execute(delete(upload_parts).where(upload_parts.c.object == row.id))
@@ -241,6 +229,12 @@ def forget_upload(conn: Connection, object_id: str) -> None:
         conn.execute(delete(objects).where(objects.c.id == row.id))
     else:  # it may have been completed unnoticed: its bytes have yet to be deleted
         conn.execute(update(objects).where(objects.c.id == row.id).values(token=""))
+
+
+def _locked_upload(conn: Connection, object_id: str) -> Any:
+    """Locked, so that no part is noted of what is forgotten at the same time: nobody would find it."""
+    query = select(objects.c.id, objects.c.state).where(objects.c.object_id == object_id)
+    return conn.execute(query.with_for_update()).first()
 
 
 def parts_of(conn: Connection, object_: int) -> tuple[UploadPart, ...]:
