@@ -16,7 +16,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import ColumnElement, LargeBinary, Table, any_, bindparam, func, select, text
+from sqlalchemy import (
+    ColumnElement,
+    LargeBinary,
+    Select,
+    Table,
+    any_,
+    bindparam,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
@@ -229,6 +239,14 @@ def insert_new(conn: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
         conn.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
     else:
         conn.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
+
+
+def insert_new_from(
+    conn: Connection, table: Table, columns: Sequence[str], rows: Select[Any]
+) -> None:
+    """The same with the rows of a query, which has to have a WHERE (SQLite's grammar)."""
+    statement = sqlite.insert(table) if is_sqlite(conn) else postgresql.insert(table)
+    conn.execute(statement.from_select(columns, rows).on_conflict_do_nothing())
 
 
 def insert_if_new(conn: Connection, table: Table, row: Mapping[str, Any]) -> bool:

@@ -18,14 +18,14 @@ from typing import Any
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import bindparam, case, delete, func, insert, select, tuple_, update
+from sqlalchemy import and_, bindparam, case, delete, func, insert, select, tuple_, update
 from sqlalchemy.engine import Connection, Row
 
 from asyncart.errors import Conflict, Invalid, NotFound
 from asyncart.model import CollectionInfo, ManifestLocation, VersionInfo
 from asyncart.names import LATEST, is_version_selector
 
-from . import bulk, clock, deletion, lineage, sessions
+from . import bulk, clock, contents, deletion, lineage, sessions
 from .protocol import CollectionName, Committed, Draft, Retention
 from .tables import OUTPUT, STORED, aliases, collections, drafts, objects, version_objects, versions
 
@@ -84,7 +84,10 @@ def any_row(conn: Connection, version_id: str) -> Row[Any]:
 
 
 def live_row(conn: Connection, version_id: str) -> Row[Any]:
-    row = any_row(conn, version_id)
+    return _live(any_row(conn, version_id))
+
+
+def _live(row: Row[Any]) -> Row[Any]:
     if row.deleted_at is not None:
         raise NotFound(f"{row.project}/{row.name}:v{row.number} was deleted")
     return row
@@ -185,7 +188,9 @@ def commit_version(conn: Connection, session_id: str, draft: Draft) -> Committed
         _point(conn, collection.id, alias, version)
     if draft.run_id is not None:
         lineage.record(conn, draft.run_id, version, OUTPUT)
-    conn.execute(insert(drafts).values(id=draft.id, version_id=version, is_new=row is None))
+    done = {"id": draft.id, "version_id": version, "is_new": row is None}
+    if not bulk.insert_if_new(conn, drafts, done):
+        raise Conflict(f"draft {draft.id} was committed elsewhere; take a fresh draft id")
     conn.execute(
         update(collections).where(collections.c.id == collection.id).values(updated_at=now)
     )
@@ -309,6 +314,9 @@ def keep_objects(conn: Connection, session: sessions.Session, wanted: set[str], 
 
     An object that was condemned while this session lived is still there, whole: it is taken back. That
     one, or what a failed attempt left behind, may be needed in part only: it is to be looked at.
+
+    What nobody has to be taken from is only looked at: commits that share objects do not wait for each other.
+    Nobody condemns or damages it meanwhile (`write_alone`).
     """
     named = bulk.among(conn, objects.c.object_id, wanted)
     kept = conn.execute(
@@ -319,6 +327,7 @@ def keep_objects(conn: Connection, session: sessions.Session, wanted: set[str], 
             objects.c.state == STORED,
             ~objects.c.is_damaged,
             objects.c.condemned_at.is_(None) | (objects.c.condemned_at >= session.id),
+            objects.c.session_id.is_not(None) | objects.c.condemned_at.is_not(None),
         )
         .values(
             session_id=None,
@@ -334,9 +343,11 @@ def keep_objects(conn: Connection, session: sessions.Session, wanted: set[str], 
     ).rowcount
     if kept == len(wanted):
         return
-    rows = conn.execute(
-        select(objects).where(named, objects.c.entity_id == session.entity_id)
-    ).all()
+    are_there = and_(named, objects.c.entity_id == session.entity_id)
+    sound = select(func.count()).select_from(objects).where(are_there, contents.IS_OFFERED)
+    if conn.execute(sound).scalar_one() == len(wanted):
+        return
+    rows = conn.execute(select(objects).where(are_there)).all()
     there = {row.object_id: row for row in rows}
     for object_id in sorted(wanted):
         row = there.get(object_id)
@@ -350,13 +361,11 @@ def keep_objects(conn: Connection, session: sessions.Session, wanted: set[str], 
 
 
 def reach(conn: Connection, version: int, object_ids: Iterable[str]) -> None:
+    """Once or again, also while somebody else writes down the same (see `_heal`)."""
     rows = select(_literal(version), objects.c.id).where(
-        bulk.among(conn, objects.c.object_id, object_ids),
-        ~select(version_objects.c.object)
-        .where(version_objects.c.version_id == version, version_objects.c.object == objects.c.id)
-        .exists(),
+        bulk.among(conn, objects.c.object_id, object_ids)
     )
-    conn.execute(insert(version_objects).from_select(["version_id", "object"], rows))
+    bulk.insert_new_from(conn, version_objects, ["version_id", "object"], rows)
 
 
 def _literal(version: int) -> Any:
@@ -390,7 +399,7 @@ def update_version(
     tags: Sequence[str] | msgspec.UnsetType,
     ttl_s: float | msgspec.UnsetType | None,
 ) -> VersionInfo:
-    row = _locked_row(conn, version_id)
+    row = _live(_locked_row(conn, version_id))
     changes: dict[str, Any] = {}
     if description is not msgspec.UNSET:
         changes["description"] = description
@@ -418,7 +427,7 @@ def _set_aliases(conn: Connection, row: Row[Any], wanted: set[str]) -> None:
 def set_alias(
     conn: Connection, version_id: str, alias: str, *, if_current: int | msgspec.UnsetType | None
 ) -> None:
-    row = _locked_row(conn, version_id)
+    row = _live(_locked_row(conn, version_id))
     current = conn.execute(
         select(versions.c.number)
         .join(aliases, aliases.c.version_id == versions.c.id)
@@ -447,9 +456,9 @@ def remove_alias(conn: Connection, collection: CollectionName, alias: str) -> No
 
 
 def delete_version(conn: Connection, version_id: str, *, delete_aliases: bool) -> None:
-    if any_row(conn, version_id).deleted_at is not None:
-        return
     row = _locked_row(conn, version_id)
+    if row.deleted_at is not None:
+        return
     pointing = _aliases_of(conn, row.id)
     custom = [alias for alias in pointing if alias != LATEST]
     if custom and not delete_aliases:
@@ -518,12 +527,12 @@ def expire_versions(conn: Connection) -> list[VersionInfo]:
 
 
 def _locked_row(conn: Connection, version_id: str) -> Row[Any]:
-    """The live version's row, read again once its collection is locked."""
-    collection_id = live_row(conn, version_id).collection_id
+    """The version's row, also that of a deleted one, read again once its collection is locked."""
+    collection_id = any_row(conn, version_id).collection_id
     conn.execute(
         select(collections.c.id).where(collections.c.id == collection_id).with_for_update()
     )
-    return live_row(conn, version_id)
+    return any_row(conn, version_id)
 
 
 def _point(conn: Connection, collection_id: int, alias: str, version: int) -> None:
