@@ -5,8 +5,6 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-import shutil
-import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,18 +12,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..engine import tidy
 from ..engine.download import Downloader, LinkMode
 from ..engine.fetch import find_damaged
 from ..engine.manifest import BlockInfo
-from ..engine.scan import file_digest
 from ..engine.tally import Tally
-from ..engine.target import Target
+from ..engine.target import TEMPORARY, Target
 from ..engine.tasks import settled
 from ..errors import Invalid, NotFound
 from ..model import Content, Entry
-from ..names import parents
 from ..stores.cache import uncached
-from ..threads import check_cancelled
 from ..workers import downloading
 from .progress import ProgressCallback, reporting
 from .workspace import Workspace
@@ -93,10 +89,11 @@ async def download(
             reporter.files_total = footer.entry_count
             reporter.bytes_total = footer.total_size
         references: list[Entry] = []
+        odd: set[str] = set()
 
         def steps() -> AsyncIterator[list[Entry]]:
             references.clear()
-            return _chosen(reader.steps(chosen.prefix), chosen.filter(), references)
+            return _chosen(reader.steps(chosen.prefix), chosen.filter(), references, odd)
 
         async with _target(workspace, folder) as target:
             blocks = footer.blocks(chosen.prefix)
@@ -114,6 +111,10 @@ async def download(
                     tally=reporter.tally,
                 )
             await _fetch_references(references, target, artifact, allow_file_references)
+            if chosen == Selection() and reporter.tally.bytes_moved:
+                # Not when nothing was missing: then nothing was killed here, and the walk would cost
+                # as much as the rest.
+                await workspace.threads.run(partial(target.remove_temps, keep=odd))
 
 
 def _absent(
@@ -189,8 +190,11 @@ async def _chosen(
     steps: AsyncIterator[list[Entry]],
     is_wanted: Callable[[str], bool] | None,
     references: list[Entry],
+    odd: set[str],
 ) -> AsyncIterator[list[Entry]]:
+    """The wanted files. References are collected, and paths that look like temporary files of ours."""
     async for entries in steps:
+        odd.update(entry.path for entry in entries if entry.path.endswith(TEMPORARY))
         if is_wanted is not None:
             entries = [entry for entry in entries if is_wanted(entry.path)]
         references += [entry for entry in entries if entry.reference is not None]
@@ -242,79 +246,28 @@ async def verify_folder(artifact: Artifact, folder: str) -> Verification:
     expected: set[str] = set()
     missing: list[str] = []
     different: list[str] = []
+    run = workspace.threads.run
     async with _target(workspace, folder) as target:
         async for entries in reader.steps():
-            gone, wrong = await workspace.threads.run(_compare, target, entries)
+            gone, wrong = await run(tidy.compared, target, entries)
             missing += gone
             different += wrong
             checked += len(entries)
             expected.update(entry.path for entry in entries)
-    extra = await workspace.threads.run(_extra, folder, expected)
+        extra = await run(tidy.extra, target, expected)
     return Verification(checked, tuple(missing), tuple(different), tuple(extra))
-
-
-def _compare(target: Target, entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
-    missing, different = [], []
-    for entry in entries:
-        check_cancelled()
-        local = os.path.join(target.root, *entry.path.split("/"))
-        if entry.reference is not None and not entry.reference.digest_is_content:
-            continue
-        st = target.stat(entry.path)
-        if st is None:
-            if entry.reference is None:
-                missing.append(entry.path)
-        elif st.st_size != entry.size or file_digest(local) != entry.digest:
-            different.append(entry.path)
-    return missing, different
-
-
-def _extra(folder: str, expected: set[str]) -> list[str]:
-    found = []
-    for here, folders, files in os.walk(folder):
-        prefix = os.path.relpath(here, folder).replace(os.sep, "/")
-        links = [name for name in folders if os.path.islink(os.path.join(here, name))]
-        for name in files + links:
-            path = name if prefix == "." else f"{prefix}/{name}"
-            if path not in expected:
-                found.append(path)
-    return sorted(found)
 
 
 async def checkout(artifact: Artifact, folder: str) -> None:
     """Make the folder exactly this version: download, and delete what does not belong to it."""
-    run = artifact._workspace_or_raise().threads.run
+    workspace = artifact._workspace_or_raise()
     reader = await artifact._reader()
     paths = {entry.path async for entries in reader.steps() for entry in entries}
-    await run(_clear_the_way, folder, paths)
+    async with _target(workspace, folder) as target:
+        await workspace.threads.run(tidy.clear_the_way, target, paths)
     await download(artifact, folder, Selection(), None, False)
-    await run(_remove_extra, folder, paths)
-
-
-def _clear_the_way(folder: str, paths: set[str]) -> None:
-    """Remove what is no regular file where the artifact has one, and no directory where it has one."""
-    directories = {parent for path in paths for parent in parents(path)}
-    for here, folders, files in os.walk(folder):
-        for name in files + folders:
-            local = os.path.join(here, name)
-            path = os.path.relpath(local, folder).replace(os.sep, "/")
-            mode = os.lstat(local).st_mode
-            if path in paths and stat.S_ISDIR(mode):
-                shutil.rmtree(local)
-                folders.remove(name)
-            elif (path in paths and not stat.S_ISREG(mode)) or (
-                path in directories and not stat.S_ISDIR(mode)
-            ):
-                os.unlink(local)
-
-
-def _remove_extra(folder: str, paths: set[str]) -> None:
-    """Delete the files that do not belong there, and folders left empty."""
-    for path in _extra(folder, paths):
-        os.unlink(os.path.join(folder, *path.split("/")))
-    for here, _, _ in os.walk(folder, topdown=False):
-        if here != folder and not os.listdir(here):
-            os.rmdir(here)
+    async with _target(workspace, folder) as target:
+        await workspace.threads.run(tidy.remove_extra, target, paths)
 
 
 async def verify_stored(artifact: Artifact) -> Verification:

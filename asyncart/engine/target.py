@@ -47,6 +47,7 @@ MAX_OPEN_DIRECTORIES = (
 )
 TEMP_SUFFIX = ".asyncart-tmp"
 PARTIAL_SUFFIX = ".asyncart-partial"
+TEMPORARY = (TEMP_SUFFIX, PARTIAL_SUFFIX)
 _TEMP_NAME_BYTES = 64  # of the final name in a temporary one, for people who find it lying around
 _TEMP = re.compile(r"\..*\.[0-9a-f]{13,}" + re.escape(TEMP_SUFFIX), re.DOTALL)
 _PARTIAL = re.compile(r"\..*\.[0-9a-f]{8}" + re.escape(PARTIAL_SUFFIX), re.DOTALL)
@@ -67,6 +68,11 @@ _RENAMES_OPEN_FILES = os.name != "nt"
 _NO_WINDOWS_NAME = re.compile(r'[<>:"|?*]')  # allowed elsewhere, and common there: "12:30:00.log"
 
 
+def is_temporary(name: str) -> bool:
+    """Whether we might have given this name to a file that is not complete."""
+    return name.endswith(TEMPORARY) and bool(_TEMP.fullmatch(name) or _PARTIAL.fullmatch(name))
+
+
 class _Directory:
     """An open directory: names in it are used as `prefix + name`, relative to `fd`.
 
@@ -82,6 +88,10 @@ class _Directory:
         self.prefix = prefix
         self.is_new = is_new
         self.was_used = True
+
+    def path_of(self, name: str) -> str:
+        """Of a name in it, relative to the root."""
+        return f"{self.path}/{name}" if self.path else name
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.fd is not None:
@@ -221,14 +231,13 @@ class Target:
         removed = 0
         now = time.time()
         try:
-            for directory, name in self._files():
-                is_partial = _PARTIAL.fullmatch(name) is not None
-                if not is_partial and not _TEMP.fullmatch(name):
-                    continue
-                if f"{directory.path}/{name}".lstrip("/") in keep:
-                    continue
-                limit_s = partials_older_than_s if is_partial else temps_older_than_s
-                removed += _remove_stale(directory, name, now - limit_s, is_partial)
+            for directory, found in self.walk():
+                for name, is_directory in found:
+                    if is_directory or not is_temporary(name) or directory.path_of(name) in keep:
+                        continue
+                    is_partial = name.endswith(PARTIAL_SUFFIX)
+                    limit_s = partials_older_than_s if is_partial else temps_older_than_s
+                    removed += _remove_stale(directory, name, now - limit_s, is_partial)
         except OSError as error:
             raise self._failure("", error) from error
         return removed
@@ -370,25 +379,39 @@ class Target:
                 "it away, or download into another folder"
             )
 
-    def _files(self) -> Iterator[tuple[_Directory, str]]:
-        """Every file below the root, with its directory; links are not followed, what is closed is skipped."""
+    def directory(self, path: str) -> _Directory | None:
+        """The directory of that path, or None if there is none."""
+        return self._directory(path, create=False)
+
+    def walk(self) -> Iterator[tuple[_Directory, list[tuple[str, bool]]]]:
+        """Every directory below the root, the upper ones first, with the names in it and whether these are
+        directories. Links are not followed, and what is closed is skipped; of the names, only directories
+        that are still in the list when the next one is asked for are entered."""
         pending = [""]
         while pending:
             head = pending.pop()
             try:
-                directory = self._directory(head, create=False)
+                directory = self.directory(head)
                 found = _listed(directory) if directory is not None else []
             except (AsyncartError, OSError):
                 if not head:
                     raise
                 continue
-            for name, is_directory in found:
-                if is_directory:
-                    pending.append(f"{head}/{name}" if head else name)
-                elif directory is not None:
-                    yield directory, name
+            if directory is not None:
+                yield directory, found
+                pending += [directory.path_of(name) for name, is_directory in found if is_directory]
 
     # --- below: what went wrong ---
+
+    @contextlib.contextmanager
+    def failing(self, path: str) -> Iterator[None]:
+        """The system's errors about this path become asyncart's."""
+        try:
+            yield
+        except AsyncartError:
+            raise
+        except OSError as error:
+            raise self._failure(path, error) from error
 
     def _closed(self) -> Invalid:
         return Invalid(f"{self.root}: this download folder is closed: open a new Target")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from api_fixtures import found, tree
 from colours import entered, got
 
 import asyncart
-from asyncart.errors import Corrupt, Invalid, NotFound
+from asyncart.errors import Corrupt, Denied, Invalid, NotFound
 from asyncart.model import Progress
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -273,6 +274,57 @@ async def test_verify_does_not_take_a_link_or_a_folder_for_a_file(
     assert set(report.missing + report.different) == {"imagesque.txt", "readme.md"}
 
 
+async def test_verify_never_waits_for_a_fifo_and_never_follows_a_link(
+    face: Any, here: Path
+) -> None:
+    """Not even where the artifact has an empty file, and the link is as long as the file."""
+    tree(here, {"data/empty": "", "data/x": "elsewhere"})
+    async with entered(face.init("p")) as run:
+        artifact = await got(run.log_artifact("data", name="other"))
+    await got(artifact.download("out"))
+    Path("out/empty").unlink()
+    os.mkfifo("out/empty")
+    Path("out/x").unlink()
+    Path("out/elsewhere").write_text("elsewhere")
+    Path("out/x").symlink_to("elsewhere")
+    report = await got(artifact.verify("out"))
+    assert report.different == ("empty", "x")
+    assert report.extra == ("elsewhere",)
+
+
+async def test_checkout_and_verify_of_what_may_not_be_touched_name_it(
+    artifact: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Foreign errors become ours, with the path in them."""
+
+    def refused(path: str, **_: Any) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    await got(artifact.checkout("out"))
+    tree(here, {"out/extra/x": "x"})
+    for name, where in (("unlink", "out/extra/x"), ("rmdir", "out/(extra|images)")):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refused)
+            with pytest.raises(Denied, match=where):
+                await got(artifact.checkout("out"))
+    with monkeypatch.context() as patch:
+        patch.setattr("asyncart.engine.tidy.file_digest", refused)
+        with pytest.raises(Denied, match=r"out/images/cat\.png"):
+            await got(artifact.verify("out"))
+
+
+async def test_checkout_of_a_deep_and_wide_tree_takes_all_of_it_away(face: Any, here: Path) -> None:
+    """With more folders than descriptors are kept open."""
+    wide = {f"out/a{n}/b/c": "x" for n in range(200)}
+    deep = {f"out/{'d/' * 150}e": "x"}
+    tree(here, {"data/a7/kept": "y", **wide, **deep})
+    async with entered(face.init("p")) as run:
+        artifact = await got(run.log_artifact("data", name="other"))
+    await got(artifact.checkout("out"))
+    assert found("out") == {"a7/kept": b"y"}
+    assert [path.name for path in Path("out").iterdir()] == ["a7"]
+
+
 async def test_verify_of_a_folder_that_is_not_there_is_not_found(artifact: Any) -> None:
     with pytest.raises(NotFound, match="nowhere"):
         await got(artifact.verify("nowhere"))
@@ -316,3 +368,27 @@ def damage(tmp_path: Path, before: bytes, after: bytes) -> None:
     ]
     holder.chmod(0o644)
     holder.write_bytes(holder.read_bytes().replace(before, after))
+
+
+async def test_what_killed_downloads_left_is_removed_by_a_whole_one(face: Any, here: Path) -> None:
+    """Once it is old, and never a file of the artifact; a download of a part looks at nothing else."""
+    mine = ".x.0123456789abc.asyncart-tmp"
+    left = {
+        "out/.f.0123456789abc.asyncart-tmp": 3601,
+        "out/d/.g.01234567.asyncart-partial": 7 * 86400 + 1,
+        f"out/d/{mine}": 7 * 86400,
+    }
+    young = {"out/d/.h.0123456789abc.asyncart-tmp": 3000, "out/.i.01234567.asyncart-partial": 86400}
+    tree(
+        here, {"data/f": "f", f"data/d/{mine}": "mine", **dict.fromkeys({**left, **young}, "mine")}
+    )
+    for path, age_s in {**left, **young}.items():
+        os.utime(path, (time.time() - age_s,) * 2)
+    async with entered(face.init("p")) as run:
+        artifact = await got(run.log_artifact("data", name="other"))
+    await got(artifact.download("out", path_prefix="f"))
+    assert set(found(here)) >= {*left, *young}
+    Path("out/f").unlink()
+    await got(artifact.download("out"))
+    kept = {path.removeprefix("out/") for path in young}
+    assert set(found("out")) == {"f", f"d/{mine}", *kept}
