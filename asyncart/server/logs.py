@@ -2,7 +2,8 @@
 
 A line says when, how bad, what, and for which request. It never says a secret: a request is named by
 its route, not by its path or query, a caller by the id of the key; and whatever still looks like a
-key, a signature or a password in a URL is blanked when the line is written, tracebacks included.
+key, a signature or a password in a URL is blanked when the line is written, tracebacks included. Nor does
+it begin another line: what somebody sent cannot look like something that we say.
 """
 
 from __future__ import annotations
@@ -22,13 +23,18 @@ from ..errors import AsyncartError
 
 LOGGER = logging.getLogger("asyncart.server")
 
+# Whatever ends a line, or moves a terminal's cursor.
+_VISIBLE = {
+    code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029, 0x202E)
+}
+
 # Set by the outermost middleware; each request is a task of its own, and threads get a copy.
 request_id: ContextVar[str] = ContextVar("asyncart.server.request_id", default="")
 
 _SECRETS = re.compile(
     r"(?P<key>aart_[A-Za-z0-9]+)_[A-Za-z0-9_-]+"
     r"|(?P<name>(?i:x-amz-(?:signature|credential|security-token)|signature|authorization))"
-    r"(?P<sep>[=:]\s*)(?:Bearer\s+)?[^\s&\"',]+"
+    r"(?P<sep>[=:]\s*)(?:(?i:Bearer|Basic)\s+)?[^\s&\"',]+"
     r"|(?P<user>://[^/\s:@]*):[^/\s@]+@"
 )
 
@@ -100,9 +106,11 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
         text = f"{_when(record)} {record.levelname:<7} {record.getMessage()} {fields}".rstrip()
+        lines = [text.translate(_VISIBLE)]
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
-        return without_secrets(text)
+            found = self.formatException(record.exc_info)
+            lines += [f"    {line.translate(_VISIBLE)}" for line in found.splitlines()]
+        return without_secrets("\n".join(lines))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -18,6 +18,7 @@ SECRETS = {
     "a credential": ("?X-Amz-Credential=AKIA1%2F2026&x=1", "AKIA1"),
     "our own signature": ("/bytes/objects/1?expires=1&signature=feedface", "feedface"),
     "a password in a URL": ("postgresql://user:hunter2@host/db is down", "hunter2"),
+    "a basic header with its scheme": ("Authorization: Basic dXNlcjpwYXNz", "dXNlcjpwYXNz"),
     "a basic header": ("authorization: dXNlcjpwYXNz", "dXNlcjpwYXNz"),
 }
 
@@ -84,3 +85,15 @@ def test_odd_values_are_written_as_text() -> None:
 def test_for_people() -> None:
     line = logs.TextLines().format(record("request", route="resolve", status=200))
     assert line.endswith("INFO    request route=resolve status=200")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1b[2K", "\x85", "\u2028"])
+def test_nobody_writes_a_line_of_their_own(end: str) -> None:
+    """Neither by a name in a message, nor in a field, nor in what an error says."""
+    forged = f"x{end}2026-01-01T00:00:00.000Z INFO    request route=delete_version"
+    for made in (record(forged), record("said", note=forged), failed(forged)):
+        first, *others = logs.TextLines().format(made).splitlines()
+        assert first.startswith("20")
+        assert all(line.startswith("    ") for line in others)
+        assert end not in logs.TextLines().format(made) or end == "\n"
+    assert len(logs.TextLines().format(record(forged)).splitlines()) == 1
