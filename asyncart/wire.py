@@ -426,6 +426,9 @@ class SignedUrl(msgspec.Struct, frozen=True, kw_only=True):
     part: int | None = None
     ttl_s: float
 
+    def __repr__(self) -> str:
+        return f"SignedUrl(object_id={self.object_id!r}, method={self.method!r}, url=...)"
+
 
 class WantedUrl(msgspec.Struct, frozen=True, kw_only=True):
     """To PUT, the object must be registered under a session of ours.

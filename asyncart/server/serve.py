@@ -56,6 +56,9 @@ class Started(msgspec.Struct, frozen=True):
     store: str
     admin_key: str | None = None
 
+    def __repr__(self) -> str:
+        return f"Started(url={self.url!r}, ...)"
+
 
 async def serve(
     options: ServerOptions,

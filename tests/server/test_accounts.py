@@ -28,6 +28,7 @@ from asyncart.server.accounts.service import CACHE_S
 from asyncart.server.failures import Unauthenticated
 from asyncart.server.limits import REFUSALS_BURST, Buckets, Limits, TooMany
 from asyncart.server.policy import Principal
+from asyncart.server.serve import Started
 from asyncart.wire import Role, Scope
 
 SECRET = "a secret for tests only, 32 characters"
@@ -633,6 +634,16 @@ async def test_an_answer_with_a_secret_is_never_kept(talk, catalog) -> None:
         lambda conn: conn.execute(text("SELECT count(*) FROM idempotency")).scalar_one()
     )
     assert rows == 0
+
+
+def test_what_needs_no_key_is_not_shown_by_accident() -> None:
+    """Neither a signed URL, nor the key of the first administrator."""
+    method = wire.UrlMethod.PUT
+    url = wire.SignedUrl(object_id="o", method=method, url="http://x/?signature=secret", ttl_s=1.0)
+    started = Started("http://x", "x", 1, "catalog", "store", "aart_secret")
+    for value in (url, wire.SignedUrls(urls=[url]), wire.Registered(url=url), started):
+        assert "secret" not in repr(value)
+        assert "secret" not in str(value)
 
 
 async def aged(catalog, seconds: float) -> None:
