@@ -6,6 +6,7 @@ dead process loses them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,6 +16,7 @@ import anyio
 
 from ..catalog.protocol import SESSION_TTL_S, Catalog, StoredObject
 from ..engine.tasks import cleaned_up, settled, task_group
+from ..errors import Unavailable
 from ..model import Chunk, Content, Extent, PendingUpload, UploadPart
 
 CLEANUP_S = 5.0
@@ -90,4 +92,7 @@ class Ledger:
 async def _keep_alive(catalog: Catalog, session_id: str) -> None:
     while True:
         await anyio.sleep(SESSION_TTL_S / 3)
-        await catalog.renew_session(session_id)
+        # The lease outlives two attempts that fail: hours of work are not given up for a short outage. If
+        # it runs out all the same, the next verb that takes it says so.
+        with contextlib.suppress(Unavailable):
+            await catalog.renew_session(session_id)
