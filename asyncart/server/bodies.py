@@ -2,13 +2,14 @@
 
 Memory is bounded: bodies up to 1 MiB are, because each user has a bounded number of requests under way
 (`limits`); of larger ones, a few are in memory at a time, and the others wait for their turn before they are
-read. Whoever sends slowly on purpose holds such a place for as long as 64 KiB/s would take, at most.
+read. Whoever sends slowly on purpose holds such a place for as long as 64 KiB/s would take, at most; and no
+user holds more than half of the places.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 from aiohttp import web
@@ -21,7 +22,16 @@ STALL_S = 30.0  # without a byte
 SLOWEST_BYTES_PER_S = 64 << 10  # a line that is slower cannot be worked with
 LARGE_BYTES = 1 << 20
 LARGE_AT_ONCE = 8  # 512 MiB of bodies at the worst
+LARGE_OF_ONE = LARGE_AT_ONCE // 2
 TURN_S = 20.0  # to wait for a place
+
+
+class _Sender:
+    """A user who sends large bodies now, or waits for that."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.places = anyio.Semaphore(LARGE_OF_ONE)
 
 
 class Bodies:
@@ -29,9 +39,10 @@ class Bodies:
 
     def __init__(self) -> None:
         self._large = anyio.Semaphore(LARGE_AT_ONCE)
+        self._senders: dict[int, _Sender] = {}
 
     @asynccontextmanager
-    async def taken(self, http: web.Request, limit: int) -> AsyncIterator[bytes]:
+    async def taken(self, http: web.Request, limit: int, user_id: int) -> AsyncIterator[bytes]:
         """The body, empty if there is none; what the head says against it is said before it is read."""
         _check_head(http, limit)
         length = http.content_length
@@ -40,14 +51,25 @@ class Bodies:
         elif min(limit, limit if length is None else length) <= LARGE_BYTES:
             yield await _read(http, limit)
         else:
-            with anyio.move_on_after(TURN_S) as waiting:
-                await self._large.acquire()
-            if waiting.cancelled_caught:
-                raise TooMany("too many large requests at once: come back later", TURN_S)
-            try:
+            async with AsyncExitStack() as turn:
+                with anyio.move_on_after(TURN_S) as waiting:
+                    await turn.enter_async_context(self._place(user_id))
+                if waiting.cancelled_caught:
+                    raise TooMany("too many large requests at once: come back later", TURN_S)
                 yield await _read(http, limit)
-            finally:
-                self._large.release()
+
+    @asynccontextmanager
+    async def _place(self, user_id: int) -> AsyncIterator[None]:
+        """For a large body."""
+        sender = self._senders.setdefault(user_id, _Sender())
+        sender.requests += 1
+        try:
+            async with sender.places, self._large:
+                yield
+        finally:
+            sender.requests -= 1
+            if not sender.requests:
+                del self._senders[user_id]
 
 
 def _check_head(http: web.Request, limit: int) -> None:

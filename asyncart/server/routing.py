@@ -150,7 +150,8 @@ class Router:
 
     async def _answer(self, caller: Caller, endpoint: Endpoint, http: web.Request) -> web.Response:
         key = http.headers.get(idempotency.HEADER)
-        async with self._bodies.taken(http, endpoint.body_limit) as body:
+        user_id = caller.principal.user_id
+        async with self._bodies.taken(http, endpoint.body_limit, user_id) as body:
             if endpoint.name == BATCH:
                 calls = await _in_thread_if(len(body), _calls, body)
                 guard.carries(caller, len(calls))
