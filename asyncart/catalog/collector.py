@@ -25,7 +25,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.engine import Connection
 
 from ..model import PendingUpload
-from . import bulk, sessions, versions
+from . import bulk, deletion, sessions
 from .protocol import Collected
 from .tables import (
     DOOMED,
@@ -49,7 +49,7 @@ def condemn_and_doom(conn: Connection, dry_run: bool) -> Collected:
 
 
 def _condemn_and_doom(conn: Connection) -> Collected:
-    expired_versions = versions.expire_versions(conn)
+    expired_versions = deletion.expire_versions(conn)
     expired = sessions.end_lost_sessions(conn)
     sessions.forget_sessions(conn)
     oldest, newest = sessions.living(conn)

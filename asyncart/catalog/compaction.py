@@ -1,7 +1,7 @@
 """Objects of which little is used any more: which they may be, and how versions leave them.
 
 An object is *loose* once something was deleted that reached it; nothing else makes dead bytes (but for
-what a failed attempt or a condemned object brings along, see `versions.keep_objects`). So a store that
+what a failed attempt or a condemned object brings along, see `commits.keep_objects`). So a store that
 nobody deletes from is never looked at.
 
 Moving versions is one transaction, beside which nothing else is written: their manifests, what they
@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.engine import Connection, Row
 
-from . import bulk, contents, sessions, versions
+from . import bulk, commits, contents, sessions, versions
 from .collector import is_unreached
 from .protocol import Compacted, Compaction, LooseObject, Reaching, Rewritten
 from .tables import STORED, collections, entities, objects, version_objects
@@ -119,7 +119,7 @@ def _move(
 ) -> None:
     named = {object_id for _, new in moving for object_id in new.object_ids}
     manifests = {new.manifest.object_id for _, new in moving}
-    versions.keep_objects(conn, session, named | manifests, "compaction")
+    commits.keep_objects(conn, session, named | manifests, "compaction")
     for row, new in moving:
         left = {*compaction.emptied, new.seen.object_id}
         numbers = select(objects.c.id).where(bulk.among(conn, objects.c.object_id, left))
@@ -128,11 +128,11 @@ def _move(
                 version_objects.c.version_id == row.id, version_objects.c.object.in_(numbers)
             )
         )
-        versions.reach(conn, row.id, {*new.object_ids, new.manifest.object_id})
+        commits.reach(conn, row.id, {*new.object_ids, new.manifest.object_id})
         conn.execute(
             update(versions_table)
             .where(versions_table.c.id == row.id)
-            .values(**versions.manifest_columns(new.manifest))
+            .values(**commits.manifest_columns(new.manifest))
         )
     _condemn(conn, {*compaction.emptied, *(new.seen.object_id for _, new in moving)})
     # Only now do the new places take over the index: rows of condemned objects are given up.

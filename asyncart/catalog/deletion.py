@@ -12,12 +12,84 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, insert, literal, select, update
 from sqlalchemy.engine import Connection
 
-from ..errors import Invalid
+from ..errors import Conflict, Invalid
 from ..model import VersionInfo
 from ..names import LATEST
-from . import bulk, clock
-from .protocol import Retention
-from .tables import aliases, collections, objects, version_objects, versions
+from . import bulk, clock, versions
+from .protocol import CollectionName, Retention
+from .tables import aliases, collections, objects, version_objects
+from .tables import versions as versions_table
+
+
+def delete_version(conn: Connection, version_id: str, *, delete_aliases: bool) -> None:
+    row = versions.locked_row(conn, version_id)
+    if row.deleted_at is not None:
+        return
+    pointing = versions.aliases_of(conn, row.id)
+    custom = [alias for alias in pointing if alias != LATEST]
+    if custom and not delete_aliases:
+        raise Conflict(
+            f"{row.project}/{row.name}:v{row.number} still has the aliases {', '.join(custom)}; "
+            f"remove them first, or delete them with it (delete_aliases=True)"
+        )
+    end_versions(conn, [row.id])
+
+
+def delete_collection(
+    conn: Connection, collection: CollectionName, *, delete_aliases: bool, dry_run: bool
+) -> list[VersionInfo]:
+    row = versions.collection_row(conn, collection, is_locked=not dry_run)
+    found = _all_of(conn, row.id)
+    custom = [
+        f"{alias} (v{version.number})"
+        for _, version in found
+        for alias in version.aliases
+        if alias != LATEST
+    ]
+    if custom and not delete_aliases:
+        raise Conflict(
+            f"{versions.title_of(collection)} still has the aliases {', '.join(versions.shortened(custom))}; "
+            f"remove them first, or delete them with it (delete_aliases=True)"
+        )
+    if not dry_run:
+        end_versions(conn, [number for number, _ in found])
+        now = clock.now(conn)
+        conn.execute(update(collections).where(collections.c.id == row.id).values(deleted_at=now))
+    return [version for _, version in found]
+
+
+def prune_versions(
+    conn: Connection, collection: CollectionName, rule: Retention, *, dry_run: bool
+) -> list[VersionInfo]:
+    check_retention(rule)
+    row = versions.collection_row(conn, collection, is_locked=not dry_run)
+    found = _all_of(conn, row.id)
+    over = outlived([version for _, version in found], rule, clock.now(conn))
+    gone = [(number, version) for number, version in found if version.number in over]
+    if not dry_run:
+        end_versions(conn, [number for number, _ in gone])
+    return [version for _, version in gone]
+
+
+def _all_of(conn: Connection, collection_id: int) -> list[tuple[int, VersionInfo]]:
+    """The live versions of a collection with their row numbers, newest first."""
+    query = versions.LIVE.where(versions_table.c.collection_id == collection_id)
+    rows = conn.execute(query.order_by(versions_table.c.number.desc())).all()
+    return list(zip([row.id for row in rows], versions.infos(conn, rows), strict=True))
+
+
+def expire_versions(conn: Connection) -> list[VersionInfo]:
+    """Delete those whose time to live is over; an alias other than `latest` protects them."""
+    is_named = select(aliases.c.alias).where(
+        aliases.c.version_id == versions_table.c.id, aliases.c.alias != LATEST
+    )
+    query = versions.LIVE.where(
+        versions_table.c.logged_at + versions_table.c.ttl_s <= clock.now(conn), ~is_named.exists()
+    ).order_by(versions_table.c.id)
+    rows = conn.execute(query).all()
+    expired = versions.infos(conn, rows)
+    end_versions(conn, [row.id for row in rows])
+    return expired
 
 
 def check_retention(rule: Retention) -> None:
@@ -55,10 +127,10 @@ def end_versions(conn: Connection, numbers: Sequence[int]) -> None:
     query = select(aliases.c.collection_id).where(of_them, aliases.c.alias == LATEST)
     headless = list(conn.execute(query).scalars())
     conn.execute(delete(aliases).where(of_them))
-    gone = bulk.among(conn, versions.c.id, numbers)
-    touched = select(versions.c.collection_id).where(gone)
+    gone = bulk.among(conn, versions_table.c.id, numbers)
+    touched = select(versions_table.c.collection_id).where(gone)
     conn.execute(update(collections).where(collections.c.id.in_(touched)).values(updated_at=now))
-    conn.execute(update(versions).where(gone).values(deleted_at=now))
+    conn.execute(update(versions_table).where(gone).values(deleted_at=now))
     _move_latest(conn, headless)
 
 
@@ -76,17 +148,17 @@ def _move_latest(conn: Connection, collection_ids: Sequence[int]) -> None:
     if not collection_ids:
         return
     newest = (
-        select(versions.c.collection_id, func.max(versions.c.number).label("number"))
+        select(versions_table.c.collection_id, func.max(versions_table.c.number).label("number"))
         .where(
-            bulk.among(conn, versions.c.collection_id, collection_ids),
-            versions.c.deleted_at.is_(None),
+            bulk.among(conn, versions_table.c.collection_id, collection_ids),
+            versions_table.c.deleted_at.is_(None),
         )
-        .group_by(versions.c.collection_id)
+        .group_by(versions_table.c.collection_id)
         .subquery()
     )
-    rows = select(versions.c.collection_id, literal(LATEST), versions.c.id).join(
+    rows = select(versions_table.c.collection_id, literal(LATEST), versions_table.c.id).join(
         newest,
-        (newest.c.collection_id == versions.c.collection_id)
-        & (newest.c.number == versions.c.number),
+        (newest.c.collection_id == versions_table.c.collection_id)
+        & (newest.c.number == versions_table.c.number),
     )
     conn.execute(insert(aliases).from_select(["collection_id", "alias", "version_id"], rows))

@@ -23,7 +23,7 @@ from sqlalchemy.engine import Connection
 from asyncart.errors import Conflict
 from asyncart.model import Content, Extent
 
-from . import bulk, clock, contents, ownership, sessions, versions
+from . import bulk, clock, commits, contents, ownership, sessions, versions
 from .protocol import SESSION_TTL_S, Committed, Draft, StoredObject
 from .tables import WRITING, objects, version_objects
 from .tables import sessions as sessions_table
@@ -136,14 +136,14 @@ def commit_version(
     The manifest is an object of the user's own: what a version says of its manifest is held against the
     bytes when somebody complains, and a wrong word must not make anybody else's object look damaged.
     """
-    committed = versions.committed_before(conn, draft)
+    committed = commits.committed_before(conn, draft)
     if committed is None:
         manifest = draft.manifest
         named = {*draft.object_ids, *([manifest.object_id] if manifest is not None else [])}
         _require(conn, may_read, named)
         if manifest is not None and may_read is not None:
             _require_own(conn, user_id, manifest.object_id)
-        committed = versions.commit_version(conn, session_id, draft)
+        committed = commits.commit_version(conn, session_id, draft)
     version, name = committed.version, draft.collection
     if (version.entity, version.project, version.collection) != (
         name.entity,

@@ -1,7 +1,7 @@
 """The catalog over a database: each verb is one plain function run as one transaction.
 
 What the verbs promise stands in `protocol`; what they do, in `runs`, `sessions`, `contents`,
-`versions`, `deletion`, `collector`, `compaction` and `facts`.
+`versions`, `commits`, `updates`, `deletion`, `collector`, `compaction` and `facts`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ import msgspec
 from asyncart.model import CollectionInfo, Content, Extent, RunInfo, RunState, VersionInfo
 
 from ..model import PendingUpload, UploadPart
-from . import collector, compaction, facts, owner, runs, sessions, versions
+from . import (
+    collector,
+    commits,
+    compaction,
+    deletion,
+    facts,
+    owner,
+    runs,
+    sessions,
+    updates,
+    versions,
+)
 from . import contents as contents_module
 from .protocol import (
     Collected,
@@ -113,7 +124,7 @@ class SqlCatalog:
         return await self.database.read(versions.find_version, collection, digest)
 
     async def commit_version(self, session_id: str, draft: Draft) -> Committed:
-        return await self.database.write(versions.commit_version, session_id, draft)
+        return await self.database.write(commits.commit_version, session_id, draft)
 
     async def resolve(self, collection: CollectionName, selector: str) -> VersionInfo:
         return await self.database.read(versions.resolve, collection, selector)
@@ -142,7 +153,7 @@ class SqlCatalog:
         ttl_s: float | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> VersionInfo:
         return await self.database.write(
-            versions.update_version,
+            updates.update_version,
             version_id,
             description=description,
             metadata=metadata,
@@ -158,14 +169,14 @@ class SqlCatalog:
         *,
         if_current: int | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> None:
-        await self.database.write(versions.set_alias, version_id, alias, if_current=if_current)
+        await self.database.write(updates.set_alias, version_id, alias, if_current=if_current)
 
     async def remove_alias(self, collection: CollectionName, alias: str) -> None:
-        await self.database.write(versions.remove_alias, collection, alias)
+        await self.database.write(updates.remove_alias, collection, alias)
 
     async def delete_version(self, version_id: str, *, delete_aliases: bool = False) -> None:
         await self.database.write(
-            versions.delete_version, version_id, delete_aliases=delete_aliases
+            deletion.delete_version, version_id, delete_aliases=delete_aliases
         )
 
     async def delete_collection(
@@ -173,14 +184,14 @@ class SqlCatalog:
     ) -> list[VersionInfo]:
         run = self.database.read if dry_run else self.database.write
         return await run(
-            versions.delete_collection, collection, delete_aliases=delete_aliases, dry_run=dry_run
+            deletion.delete_collection, collection, delete_aliases=delete_aliases, dry_run=dry_run
         )
 
     async def prune_versions(
         self, collection: CollectionName, retention: Retention, *, dry_run: bool = False
     ) -> list[VersionInfo]:
         run = self.database.read if dry_run else self.database.write
-        return await run(versions.prune_versions, collection, retention, dry_run=dry_run)
+        return await run(deletion.prune_versions, collection, retention, dry_run=dry_run)
 
     # collection of garbage
 

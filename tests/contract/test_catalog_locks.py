@@ -17,7 +17,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
-from asyncart.catalog import bulk, open_catalog, sessions, versions
+from asyncart.catalog import bulk, commits, deletion, open_catalog, sessions
 from asyncart.catalog.protocol import CollectionName, StoredObject
 from asyncart.catalog.sql import SqlCatalog
 from asyncart.catalog.tables import objects, upload_parts
@@ -158,7 +158,7 @@ async def test_a_version_that_somebody_else_deletes_is_deleted(catalog):
     again = await after(
         catalog,
         lambda: catalog.delete_version(version.id),
-        versions.delete_version,
+        deletion.delete_version,
         version.id,
         delete_aliases=False,
     )
@@ -173,7 +173,7 @@ async def test_a_draft_is_committed_to_one_collection(catalog):
     late = await after(
         catalog,
         lambda: catalog.commit_version(writer.session_id, second),
-        versions.commit_version,
+        commits.commit_version,
         writer.session_id,
         first,
     )
@@ -189,7 +189,7 @@ async def test_commits_that_share_objects_do_not_wait_for_each_other(catalog):
     await writer.log("a", "b", "c", objects=[pack])
     first = await writer.draft("a", objects=[pack])
     second = await writer.draft("b", objects=[pack], name=CARS)
-    async with uncommitted(catalog, versions.commit_version, writer.session_id, first):
+    async with uncommitted(catalog, commits.commit_version, writer.session_id, first):
         assert (await catalog.commit_version(writer.session_id, second)).is_new
 
 
@@ -207,7 +207,7 @@ async def test_two_versions_that_shared_a_damaged_object_are_healed_at_once(cata
     healed = await after(
         catalog,
         lambda: catalog.commit_version(writer.session_id, second),
-        versions.commit_version,
+        commits.commit_version,
         writer.session_id,
         first,
     )
