@@ -26,6 +26,7 @@ from ..threads import run_blocking
 from .diagnose_store import nearest_folder
 from .findings import Checkup, State
 from .leftovers import leftovers
+from .workspace import DEFAULT_STORE, how_to_meet
 
 LITTLE_BYTES = 1 << 30
 FEW_FILES = 256  # open at once: connections, packs, the user's own
@@ -132,11 +133,10 @@ async def _open(settings: Settings, checkup: Checkup) -> None:
         objects_at = await catalog.get_fact("store")
     finally:
         await catalog.aclose()
-    wanted = settings.objects or "default"
+    wanted = settings.objects or DEFAULT_STORE
     if objects_at not in (None, wanted):
         raise Invalid(
-            f"its objects are in {objects_at}, not in {wanted}; set ASYNCART_OBJECTS to it, "
-            "or ASYNCART_HOME to another folder"
+            f"its objects are in {objects_at}, not in {wanted}; {how_to_meet(objects_at)}"
         )
     checkup.ok(
         "catalog",

@@ -36,6 +36,8 @@ _workspaces: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings,
     weakref.WeakKeyDictionary()
 )
 
+DEFAULT_STORE = "default"  # what a catalog calls the folder in ASYNCART_HOME, which may be moved
+
 
 class Workspace:
     def __init__(self, settings: Settings) -> None:
@@ -239,14 +241,20 @@ def manifest_reader(
 
 async def _check_store(catalog: Catalog, settings: Settings) -> None:
     """A catalog's objects are in one store: in another one nothing that it names would be found."""
-    wanted = settings.objects or "default"  # the folder in ASYNCART_HOME, which may be moved
+    wanted = settings.objects or DEFAULT_STORE
     known = await catalog.get_fact("store")
     if known is None:
         await catalog.set_fact("store", wanted)
     elif known != wanted:
         raise Invalid(
-            f"the objects of catalog {settings.catalog_url} are in {known}, not in {wanted}; set ASYNCART_OBJECTS to it, or ASYNCART_HOME to another folder"
+            f"the objects of catalog {settings.catalog_url} are in {known}, not in {wanted}; {how_to_meet(known)}"
         )
+
+
+def how_to_meet(known: str) -> str:
+    """What brings a catalog together with the store that it knows."""
+    objects = "leave `objects` out" if known == DEFAULT_STORE else f"set ASYNCART_OBJECTS={known}"
+    return f"{objects}, or set ASYNCART_HOME to another folder"
 
 
 def _prepare_home(settings: Settings) -> None:

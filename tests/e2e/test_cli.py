@@ -465,6 +465,19 @@ def test_a_home_that_cannot_be_written_is_named(shell: Shell, data: Path) -> Non
     assert str(blocked) in line
 
 
+def test_a_catalog_says_how_to_meet_its_objects(shell: Shell, data: Path) -> None:
+    """Both ways: what it knows is the folder in ASYNCART_HOME, or another place."""
+    elsewhere = str(shell.folder / "elsewhere")
+    shell("put", "data")
+    shell.write("asyncart.toml", f'objects = "{elsewhere}"\n')
+    assert "; leave `objects` out, or set ASYNCART_HOME" in shell.error("ls", code=2)
+    other = shell.folder / "other"
+    shell("put", "data", "--home", other)
+    (shell.folder / "asyncart.toml").unlink()
+    said = shell.error("ls", "--home", other, code=2)
+    assert f"; set ASYNCART_OBJECTS={elsewhere}, or set ASYNCART_HOME" in said
+
+
 def test_quiet_and_verbose(shell: Shell, data: Path) -> None:
     assert shell.run("put", "data", "-q").stderr == ""
     assert "data:v0 unchanged" in shell.run("put", "data", "-v").stderr

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from asyncart import config
+from asyncart.aio import Api
 from asyncart.cli.commands.server import server
 from asyncart.cli.options import common_options
 from asyncart.cli.root import cli
@@ -61,6 +62,15 @@ def test_the_default_of_a_setting_is_that_of_the_code(row: list[str], tmp_path: 
             assert config.parse_size(default) == field.default
         else:
             assert default == str(field.default).removesuffix(".0").lower()
+
+
+@pytest.mark.parametrize("name", sorted(config.FIELDS))
+def test_a_setting_is_a_keyword_of_api(name: str, tmp_path: Path) -> None:
+    values = {"home": tmp_path / "h", "server": "http://127.0.0.1:1", "allow_insecure_http": True}
+    value = values.get(name, 7 if isinstance(config.FIELDS[name].default, int | float) else "/x")
+    keyword = "store" if name == "objects" else name
+    found = getattr(Api(**{"home": tmp_path, keyword: value})._settings, name)
+    assert str(found).removesuffix(".0") == str(value)
 
 
 def test_there_is_a_row_for_each_option_of_the_server_and_for_nothing_else() -> None:
