@@ -437,12 +437,9 @@ class ContentDigest:
         self._hasher = blake3(self.HEADER)
         self._last_path = ""
 
-    def update(self, path: str, digest: bytes) -> None:
-        """The next entry. Raises Invalid if its path does not follow the one before."""
-        self.update_many([path], [digest])
-
     def update_many(self, paths: Sequence[str], digests: Sequence[bytes]) -> None:
-        """The next entries, in ascending order, as two columns of equal length."""
+        """The next entries as two columns of equal length. Raises Invalid if a path does not follow the one
+        before."""
         if not paths and not digests:
             return
         if len(paths) != len(digests) or set(map(len, digests)) != {DIGEST_BYTES}:

@@ -68,7 +68,7 @@ class Uploader:
     async def place_known(self, listing: Listing) -> list[int]:
         """Find the stored content of rows whose digest is known; return the rows that must be read."""
         listing.begin_placement()
-        rows = listing.unplaced()
+        rows = await self._threads.run(listing.unplaced)
         for some in _slices(rows, ASK_DIGESTS):
             digests = list({listing.digest(row) for row in some})
             stored = await self._index.stored_contents(digests)
@@ -79,7 +79,7 @@ class Uploader:
                     listing.place_content(row, content)
                     deduplicated += content.size
             self._tally.add(0, 0, deduplicated, 0)
-        return listing.unplaced() if rows else rows
+        return await self._threads.run(listing.unplaced) if rows else rows
 
     async def store(self, listing: Listing, rows: Sequence[int]) -> None:
         """Read these rows; store what is not stored yet."""

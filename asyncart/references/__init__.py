@@ -9,8 +9,8 @@ A registry says which resolver knows which scheme; a URI of any other scheme is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -25,11 +25,19 @@ from .uris import check_uri, scheme_of
 if TYPE_CHECKING:
     from asyncart.net.aiohttp_plane import AiohttpPlane
 
-__all__ = ["MAX_OBJECTS", "Resolver", "check_uri", "fetch", "fetch_all", "register", "resolve"]
+__all__ = [
+    "MAX_OBJECTS",
+    "Resolver",
+    "check_uri",
+    "fetch",
+    "fetch_all",
+    "register",
+    "resolve",
+    "resolve_all",
+]
 
-FETCHES = (
-    8  # at once in fetch_all; a guess: one 4 MiB buffer each, and polite to a single web server
-)
+# References resolved or fetched at a time; a guess: one 4 MiB buffer each, and polite to a single web server.
+AT_ONCE = 8
 
 
 class Means:
@@ -110,13 +118,51 @@ async def resolve(
     `name` is the path in the artifact, or the prefix if the URI is a directory; by default the last part of
     the URI. With `checksum=False` only the URI is recorded, and nothing is opened or asked for.
     """
+    async with Means(threads=threads, plane=plane) as means:
+        return await _resolve(means, uri, name, checksum, max_objects)
+
+
+class Asked(Protocol):
+    """What `resolve` takes, in one piece."""
+
+    @property
+    def uri(self) -> str: ...
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def checksum(self) -> bool: ...
+    @property
+    def max_objects(self) -> int | None: ...
+
+
+async def resolve_all(
+    asked: Sequence[Asked], *, threads: Threads | None = None, plane: AiohttpPlane | None = None
+) -> list[list[Entry]]:
+    """`resolve` of many, several at once, over shared connections; the entries of each, in their order."""
+    found: list[list[Entry]] = [[] for _ in asked]
+    queue = iter(enumerate(asked))
+
+    async def work(means: Means) -> None:
+        for index, each in queue:
+            found[index] = await _resolve(
+                means, each.uri, each.name, each.checksum, each.max_objects
+            )
+
+    async with Means(threads=threads, plane=plane) as means, task_group() as group:
+        for _ in range(min(AT_ONCE, len(asked))):
+            group.start_soon(work, means)
+    return found
+
+
+async def _resolve(
+    means: Means, uri: str, name: str | None, checksum: bool, max_objects: int | None
+) -> list[Entry]:
     check_uri(uri)
     limit = MAX_OBJECTS if max_objects is None else max_objects
     if limit < 1:
         raise Invalid(f"max_objects={limit}: it must be at least 1")
-    async with Means(threads=threads, plane=plane) as means:
-        resolver = resolver_for(uri, means)
-        return await resolver.resolve(uri, name=name, checksum=checksum, max_objects=limit)
+    resolver = resolver_for(uri, means)
+    return await resolver.resolve(uri, name=name, checksum=checksum, max_objects=limit)
 
 
 async def fetch(
@@ -161,7 +207,7 @@ async def fetch_all(
         Means(threads=threads, plane=plane, allow_file_references=allow_file_references) as means,
         task_group() as group,
     ):
-        for _ in range(FETCHES):
+        for _ in range(AT_ONCE):
             group.start_soon(work, means)
     return sorted(skipped, key=lambda entry: entry.path)
 

@@ -308,5 +308,5 @@ def test_content_digests_are_equal_only_for_equal_trees(
     assert (content_digest(one) == content_digest(two)) == (one == two)
     stepwise = ContentDigest()
     for path, content in one:
-        stepwise.update(path, content)
+        stepwise.update_many([path], [content])
     assert stepwise.digest() == content_digest(one)

@@ -801,7 +801,7 @@ def test_old_objects_stay_readable() -> None:
 def content_digest(pairs: Iterable[tuple[str, bytes]]) -> bytes:
     digest = ContentDigest()
     for path, content in pairs:
-        digest.update(path, content)
+        digest.update_many([path], [content])
     return digest.digest()
 
 
@@ -831,9 +831,9 @@ def test_content_digest_in_batches(step: int) -> None:
 
 def test_content_digest_can_be_looked_at_before_the_end() -> None:
     digest = ContentDigest()
-    digest.update("a", bytes(32))
+    digest.update_many(["a"], [bytes(32)])
     assert digest.digest() == content_digest([("a", bytes(32))])
-    digest.update("b", bytes(32))
+    digest.update_many(["b"], [bytes(32)])
     assert digest.digest() == content_digest([("a", bytes(32)), ("b", bytes(32))])
 
 
@@ -876,10 +876,10 @@ def test_content_digest_refuses_what_is_not_sorted_pairs(
 
 def test_content_digest_refuses_to_go_back_from_one_call_to_the_next() -> None:
     digest = ContentDigest()
-    digest.update("b", bytes(32))
+    digest.update_many(["b"], [bytes(32)])
     for path in ("a", "b"):
         with pytest.raises(Invalid, match="ascending"):
-            digest.update(path, bytes(32))
+            digest.update_many([path], [bytes(32)])
 
 
 def test_plain_files_make_the_same_block_as_their_entries() -> None:

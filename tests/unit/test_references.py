@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from blake3 import blake3
+from material import read_tree
 
 from asyncart import references
 from asyncart.engine.target import Target
@@ -46,8 +47,7 @@ def target(tmp_path: Path) -> Iterator[Target]:
 
 def files(target: Target) -> dict[str, bytes]:
     """Everything below the target, temporary files included."""
-    root = Path(target.root)
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    return read_tree(target.root)
 
 
 # --- URIs ---
@@ -932,3 +932,52 @@ async def test_memory_is_bounded_while_it_is_fetched(site: Site, target: Target)
         assert tracemalloc.get_traced_memory()[1] < 24 << 20
     finally:
         tracemalloc.stop()
+
+
+# --- many at once ---
+
+
+class Asked(msgspec.Struct):
+    uri: str
+    name: str | None = None
+    checksum: bool = True
+    max_objects: int | None = None
+
+
+async def test_many_are_resolved_side_by_side_and_given_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many at once as are allowed, all with the same means."""
+    means: set[int] = set()
+    under_way = 0
+    all_there = anyio.Event()
+
+    class Meeting:
+        async def resolve(self, uri: str, **_: Any) -> list[Entry]:
+            nonlocal under_way
+            under_way += 1
+            if under_way == references.AT_ONCE:
+                all_there.set()
+            await all_there.wait()
+            return [Entry(uri.rpartition("/")[2], uri_digest(uri), 0)]
+
+    def make(given: references.Means) -> Meeting:
+        means.add(id(given))
+        return Meeting()
+
+    monkeypatch.setitem(references._RESOLVERS, "meet", make)
+    asked = [Asked(f"meet://x/{n:02}") for n in range(2 * references.AT_ONCE)]
+    with anyio.fail_after(10):
+        found = await references.resolve_all(asked)
+    assert [[entry.path for entry in entries] for entries in found] == [
+        [f"{n:02}"] for n in range(len(asked))
+    ]
+    assert len(means) == 1
+    assert await references.resolve_all([]) == []
+
+
+async def test_one_that_fails_ends_all_as_itself(tmp_path: Path) -> None:
+    (tmp_path / "there").write_bytes(b"x")
+    asked = [Asked((tmp_path / "there").as_uri()), Asked((tmp_path / "gone").as_uri())]
+    with pytest.raises(NotFound, match="gone"):
+        await references.resolve_all(asked)
