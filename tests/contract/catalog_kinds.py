@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from blake3 import blake3
+from material import fresh_object
 from sqlalchemy import update
 
 from asyncart.catalog import open_catalog
@@ -24,7 +24,6 @@ from asyncart.model import (
     RunInfo,
     RunState,
     UploadPart,
-    new_object_id,
 )
 
 KINDS = ["sqlite", "postgres"]
@@ -35,10 +34,6 @@ _count = itertools.count()
 
 def digest(text: str) -> bytes:
     return blake3(text.encode()).digest()
-
-
-def fresh_object() -> str:
-    return new_object_id(time.time_ns() // 1_000_000)
 
 
 def fresh_id(prefix: str) -> str:

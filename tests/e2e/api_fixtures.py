@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from material import read_tree as found
+from material import write_tree as tree
 
 import asyncart
 import asyncart.aio
+
+__all__ = ["face", "found", "here", "tree", "two_entities"]
 
 
 @pytest.fixture(params=["blocking", "async"])
@@ -31,22 +35,3 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def two_entities() -> tuple[str, str]:
     """Whose names a test may use besides the default's; where entities have to be made first, they are."""
     return "me", "you"
-
-
-def tree(folder: Path, files: dict[str, bytes | str]) -> Path:
-    """Write these files below the folder."""
-    for path, content in files.items():
-        local = folder / path
-        local.parent.mkdir(parents=True, exist_ok=True)
-        local.write_bytes(content.encode() if isinstance(content, str) else content)
-    return folder
-
-
-def found(folder: Path | str) -> dict[str, bytes]:
-    """The files below the folder."""
-    root = Path(folder)
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cli_shell import Shell
+from material import read_tree, write_tree
 from services import S3Server
 
 from asyncart import aio, config, stores
@@ -89,26 +90,11 @@ def files() -> dict[str, bytes]:
     return {**small, "large.bin": numbers.randbytes(35 * MIB)}
 
 
-def write(folder: Path, tree: dict[str, bytes]) -> Path:
-    for path, data in tree.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(data)
-    return folder
-
-
-def tree_of(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 async def log(home: Home, tree: dict[str, bytes]) -> None:
     start = aio.init(project="p", home=home.folder / "home", store=home.url)
     async with start as run:
         artifact = aio.Artifact("data", "dataset")
-        artifact.add_dir(write(home.fresh(), tree))
+        artifact.add_dir(write_tree(home.fresh(), tree))
         await run.log_artifact(artifact)
 
 
@@ -119,12 +105,12 @@ async def test_a_second_folder_costs_no_request(home: Home) -> None:
     async with home.api() as api:
         artifact = await api.artifact("data:latest")
         home.clear()
-        assert tree_of(Path(await artifact.download(home.fresh()))) == tree
+        assert read_tree(Path(await artifact.download(home.fresh()))) == tree
         assert home.asked is not None
         assert home.asked.bytes["read_into"] <= sum(map(len, tree.values())) + MIB
     async with home.api() as api:
         artifact = await api.artifact("data:latest")
-        assert tree_of(Path(await artifact.download(home.fresh()))) == tree
+        assert read_tree(Path(await artifact.download(home.fresh()))) == tree
         entry = await artifact.get_entry("small/012")
         assert await entry.read() == tree["small/012"]
         entry = await artifact.get_entry("large.bin")
@@ -160,7 +146,7 @@ async def test_a_damaged_cache_heals_itself(home: Home) -> None:
     async with home.api() as api:
         artifact = await api.artifact("data:latest")
         home.clear()
-        assert tree_of(Path(await artifact.download(home.fresh()))) == tree
+        assert read_tree(Path(await artifact.download(home.fresh()))) == tree
         assert home.asked is not None
         assert home.asked.bytes["read_into"] <= 2 * sum(map(len, tree.values()))
     async with home.api() as api:
@@ -225,7 +211,7 @@ async def test_a_large_download_takes_from_the_cache_but_adds_nothing(
         assert len(kept) == 2, "the manifest and the pack"
         home.clear()
         full = Path(await artifact.download(home.fresh()))
-        assert tree_of(full) == tree
+        assert read_tree(full) == tree
         assert home.cache().objects() == kept
         if not workers:
             assert home.asked is not None
@@ -247,7 +233,7 @@ async def test_a_limit_of_nothing_means_no_cache(
         artifact = await api.artifact("data:latest")
         for _ in range(2):
             home.clear()
-            assert tree_of(Path(await artifact.download(home.fresh()))) == tree
+            assert read_tree(Path(await artifact.download(home.fresh()))) == tree
             assert home.requests["read_into"] >= 1
     assert not (home.folder / "home" / "cache").exists()
 
@@ -286,10 +272,10 @@ anyio.run(main)
     }
     targets = [home.fresh() for _ in range(4)]
     run_all([[sys.executable, "-c", script, str(target)] for target in targets], environment)
-    assert all(tree_of(target) == tree for target in targets)
+    assert all(read_tree(target) == tree for target in targets)
     async with home.api() as api:
         artifact = await api.artifact("data:latest")
-        assert tree_of(Path(await artifact.download(home.fresh()))) == tree
+        assert read_tree(Path(await artifact.download(home.fresh()))) == tree
         assert home.requests == {}
 
 

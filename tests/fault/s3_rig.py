@@ -18,8 +18,9 @@ from typing import Any
 
 import botocore.retries.standard
 import pytest
+from material import content, read_tree
 from services import S3Server
-from workplace import KIB, Place, content, read_tree, scale_down
+from workplace import KIB, Place, scale_down
 
 from asyncart import stores
 from asyncart.aio.collect import collect

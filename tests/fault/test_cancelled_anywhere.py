@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from material import read_tree
 from steps import By, Moment, cancelled_at
-from workplace import Place, check_hands_empty, read_tree, settle, small_tree, temps_below
+from workplace import Place, check_hands_empty, settle, small_tree, temps_below
 
 MODES = pytest.mark.parametrize(
     ("by", "moment"),

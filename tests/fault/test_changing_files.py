@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workplace import KIB, Place, check_hands_empty, content, read_tree
+from material import content, read_tree
+from workplace import KIB, Place, check_hands_empty
 
 from asyncart import aio
 from asyncart.engine import reading

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import crashes
 import pytest
+from material import content, read_tree
 from s3_rig import Workshop, workshop
-from workplace import KIB, Place, check_hands_empty, content, read_tree, scale_down
+from workplace import KIB, Place, check_hands_empty, numbered, scale_down
 
 from asyncart import aio, config
 from asyncart.aio.collect import collect
@@ -31,11 +32,6 @@ FILES = 160
 @pytest.fixture(autouse=True)
 def small_gains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compact, "LEAST_GAIN_BYTES", 1 * KIB)
-
-
-def tree_of(numbers: range, large: bytes | None = None) -> dict[str, bytes]:
-    tree = {f"f{i:03}": content(i, 1 * KIB) for i in numbers}
-    return tree if large is None else tree | {"large": large}
 
 
 LARGE = content("large", 100 * KIB)
@@ -78,10 +74,10 @@ def forget_cache(place: Place) -> None:
 async def mostly_dead(place: Place, run: aio.Run) -> dict[str, dict[str, bytes]]:
     """Log three versions of which two are deleted; what is left needs a tenth of the objects."""
     trees = {
-        "data": tree_of(range(4), LARGE[: 20 * KIB] + b"x"),
-        "other": tree_of(range(2, 6)) | {"again/f002": content(2, 1 * KIB)},
+        "data": numbered(range(4), LARGE[: 20 * KIB] + b"x"),
+        "other": numbered(range(2, 6)) | {"again/f002": content(2, 1 * KIB)},
     }
-    whole = await run.log_artifact(place.artifact(tree_of(range(FILES), LARGE), "whole"))
+    whole = await run.log_artifact(place.artifact(numbered(range(FILES), LARGE), "whole"))
     for name, tree in trees.items():
         await run.log_artifact(place.artifact(tree, name))
     await whole.delete()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from workplace import KIB, Place, content, read_tree, small_tree, temps_below
+from material import content, read_tree
+from workplace import KIB, Place, small_tree, temps_below
 
 from asyncart import aio
 from asyncart.errors import AsyncartError, Corrupt, TransferError

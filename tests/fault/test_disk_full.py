@@ -8,16 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from material import content, read_tree
 from services import mounted_disk
-from workplace import (
-    KIB,
-    Place,
-    check_hands_empty,
-    content,
-    read_tree,
-    temps_below,
-    use_wrapped_stores,
-)
+from workplace import KIB, Place, check_hands_empty, temps_below, use_wrapped_stores
 
 from asyncart.errors import Unavailable
 

@@ -8,16 +8,8 @@ from pathlib import Path
 
 import anyio
 import pytest
-from workplace import (
-    KIB,
-    Place,
-    check_hands_empty,
-    content,
-    read_tree,
-    settle,
-    small_tree,
-    use_wrapped_stores,
-)
+from material import content, read_tree
+from workplace import KIB, Place, check_hands_empty, settle, small_tree, use_wrapped_stores
 
 from asyncart.engine import plan
 from asyncart.net import budget

@@ -10,15 +10,8 @@ from typing import Any
 
 import crashes
 import pytest
-from workplace import (
-    KIB,
-    Place,
-    content,
-    read_tree,
-    temps_below,
-    use_wrapped_stores,
-    write_tree,
-)
+from material import content, read_tree, write_tree
+from workplace import KIB, Place, temps_below, use_wrapped_stores
 
 from asyncart.errors import NotFound
 from asyncart.stores.local import LocalStore

@@ -6,7 +6,8 @@ import queue
 from pathlib import Path
 
 import crashes
-from workplace import KIB, Place, content, read_tree
+from material import content, read_tree
+from workplace import KIB, Place
 
 PROCESSES = 16
 EACH = 4

@@ -7,7 +7,8 @@ from typing import Any
 
 import anyio
 import pytest
-from workplace import KIB, Place, check_hands_empty, content, read_tree, settle, small_tree
+from material import content, read_tree
+from workplace import KIB, Place, check_hands_empty, settle, small_tree
 
 from asyncart.aio.collect import collect
 from asyncart.catalog.tables import STORED, WRITING

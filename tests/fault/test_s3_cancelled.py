@@ -8,9 +8,10 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from material import read_tree
 from s3_rig import Rig, Workshop, in_thread, large_file, small_files, workshop
 from steps import By, Moment, cancelled_at
-from workplace import check_hands_empty, read_tree, settle, temps_below
+from workplace import check_hands_empty, settle, temps_below
 
 __all__ = ["workshop"]
 

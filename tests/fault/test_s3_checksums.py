@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from material import read_tree
 from s3_rig import Rig, Workshop, in_thread, large_file, small_files, workshop
-from workplace import read_tree
 
 from asyncart import aio
 from asyncart.aio import sent_checksum

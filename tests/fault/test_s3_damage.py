@@ -6,8 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import pytest
+from material import read_tree
 from s3_rig import Rig, Workshop, in_thread, large_file, published, small_files, workshop
-from workplace import read_tree
 
 from asyncart import aio
 from asyncart.errors import Corrupt

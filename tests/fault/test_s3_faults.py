@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import anyio
 import pytest
+from material import read_tree
 from s3_rig import Rig, Workshop, in_thread, large_file, published, small_files, workshop
-from workplace import open_paths, read_tree, temps_below
+from workplace import open_paths, temps_below
 
 from asyncart import aio
 from asyncart.errors import (

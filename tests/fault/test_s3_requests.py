@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from material import content, read_tree
 from s3_rig import KIB, MIB, Workshop, in_thread, large_file, workshop
-from workplace import content, read_tree
 
 __all__ = ["workshop"]
 

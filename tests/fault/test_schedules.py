@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from material import content, read_tree
 from turns import Schedule, Turns, gated, interrupted, shuffled
-from workplace import KIB, Place, content, read_tree
+from workplace import KIB, Place, numbered
 
 from asyncart.aio.collect import collect
 from asyncart.engine import compact
@@ -21,18 +22,13 @@ Tree = dict[str, bytes]
 LARGE = content("large", 60 * KIB)
 
 
-def tree_of(numbers: range, large: bytes | None = None) -> Tree:
-    tree = {f"f{i:03}": content(i, 1 * KIB) for i in numbers}
-    return tree if large is None else tree | {"large": large}
-
-
 TREES = {
-    "whole": tree_of(range(100), LARGE),
-    "few": tree_of(range(3), LARGE[: 12 * KIB] + b"x"),
-    "some": tree_of(range(1, 5)),
+    "whole": numbered(range(100), LARGE),
+    "few": numbered(range(3), LARGE[: 12 * KIB] + b"x"),
+    "some": numbered(range(1, 5)),
     # what the writers bring: part of it lies in what is being deleted, collected and compacted
-    "one": tree_of(range(2, 7), LARGE[: 20 * KIB] + b"y"),
-    "two": tree_of(range(40, 44)) | {"own": content("own", 900)},
+    "one": numbered(range(2, 7), LARGE[: 20 * KIB] + b"y"),
+    "two": numbered(range(40, 44)) | {"own": content("own", 900)},
 }
 
 

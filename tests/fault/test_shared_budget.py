@@ -7,7 +7,8 @@ from pathlib import Path
 
 import anyio
 import pytest
-from workplace import KIB, content, read_tree, scale_down, write_tree
+from material import content, read_tree, write_tree
+from workplace import KIB, scale_down
 
 from asyncart import aio, stores
 from asyncart.engine.tasks import task_group

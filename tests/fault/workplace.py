@@ -10,7 +10,6 @@ import asyncio
 import functools
 import gc
 import os
-import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from material import content, write_tree
 from services import open_paths
 
 from asyncart import aio, config, stores
@@ -51,10 +51,6 @@ def scale_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "BLOCK_ENTRIES", 4)
 
 
-def content(seed: object, size: int) -> bytes:
-    return random.Random(str(seed)).randbytes(size)
-
-
 def small_tree(seed: object) -> dict[str, bytes]:
     """Every kind of file: empty, small, twice the same, and (scaled down) large ones of several blocks."""
     return {
@@ -67,12 +63,10 @@ def small_tree(seed: object) -> dict[str, bytes]:
     }
 
 
-def write_tree(folder: Path, tree: Tree) -> Path:
-    for path, data in tree.items():
-        local = folder / path
-        local.parent.mkdir(parents=True, exist_ok=True)
-        local.write_bytes(data)
-    return folder
+def numbered(numbers: range, large: bytes | None = None) -> dict[str, bytes]:
+    """Files of 1 KiB, each with the content of its number; and perhaps a large one."""
+    tree = {f"f{i:03}": content(i, 1 * KIB) for i in numbers}
+    return tree if large is None else tree | {"large": large}
 
 
 def age(folder: Path, seconds: float = 100) -> None:
@@ -80,14 +74,6 @@ def age(folder: Path, seconds: float = 100) -> None:
     for path in folder.rglob("*"):
         st = path.stat()
         os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns - int(seconds * 1e9)))
-
-
-def read_tree(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 class Place:

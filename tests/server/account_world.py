@@ -16,6 +16,7 @@ from uuid import uuid4
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 from blake3 import blake3
+from material import fresh_object
 from sqlalchemy import update
 from sqlalchemy.engine import Connection
 
@@ -26,7 +27,7 @@ from asyncart.catalog.sql import SqlCatalog
 from asyncart.catalog.tables import api_keys
 from asyncart.catalog.transactions import Database
 from asyncart.errors import AsyncartError
-from asyncart.model import Content, Extent, ManifestLocation, RunInfo, RunState, new_object_id
+from asyncart.model import Content, Extent, ManifestLocation, RunInfo, RunState
 from asyncart.net import answers
 from asyncart.server.accounts import Accounts
 from asyncart.server.app import make_app
@@ -115,10 +116,6 @@ class World(NamedTuple):
         if relation in ("team", "other") and not bearer.is_admin:
             return bearer.team
         return self.role(bearer, relation)
-
-
-def fresh_object() -> str:
-    return new_object_id(1_700_000_000_000)
 
 
 async def build(url: str) -> World:

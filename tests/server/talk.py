@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,10 +15,10 @@ import msgspec
 import yarl
 from aiohttp import web
 from blake3 import blake3
+from material import fresh_object
 
 from asyncart import wire
 from asyncart.catalog import open_catalog, upgrade
-from asyncart.model import new_object_id
 from asyncart.server.accounts import Accounts, ensure_admin
 from asyncart.server.app import RUNNER_OPTIONS, make_app
 from asyncart.server.context import ServerContext, ServerSettings
@@ -134,10 +133,6 @@ class Talk:
 
 def digest(data: bytes) -> bytes:
     return blake3(data).digest()
-
-
-def fresh_object() -> str:
-    return new_object_id(int(time.time() * 1000))
 
 
 def content(data: bytes, object_id: str) -> dict[str, Any]:
