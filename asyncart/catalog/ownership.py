@@ -86,6 +86,16 @@ def of_version(conn: Connection, version_id: str) -> VersionPlace | None:
     return None if row is None else VersionPlace(*row)
 
 
+def lock_collection_of(conn: Connection, version_id: str) -> None:
+    """Nobody else changes its versions and aliases until the transaction ends."""
+    conn.execute(
+        select(collections.c.id)
+        .join(versions, versions.c.collection_id == collections.c.id)
+        .where(versions.c.public_id == version_id)
+        .with_for_update(of=collections)
+    )
+
+
 def aliases_of(conn: Connection, version_id: str) -> frozenset[str]:
     return frozenset(conn.execute(_ALIASES_OF, {"id": version_id}).scalars())
 

@@ -165,6 +165,14 @@ def resolve(
     return resource
 
 
+def resolve_again(
+    conn: Connection, principal: Principal, policy: Policy, request: wire.UpdateVersion
+) -> Resource:
+    """`resolve`, in the transaction that changes the version: which aliases it has cannot change any more."""
+    ownership.lock_collection_of(conn, request.version_id)
+    return resolve(conn, principal, policy, request)
+
+
 def _check_role(resource: Resource, least: Role) -> None:
     if resource.role is None or not resource.role.covers(least):
         where = "/".join(filter(None, (resource.entity, resource.project)))

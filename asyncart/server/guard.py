@@ -16,10 +16,11 @@ from aiohttp import web
 from sqlalchemy.engine import Connection
 
 from ..model import RunInfo, VersionInfo
-from ..wire import Answer, Request, Route
+from ..wire import Answer, Request, Route, UpdateVersion
 from . import gate, joined
 from .context import Caller, ServerContext
 from .failures import KEY_ID
+from .joined import Check
 
 # Handlers that change nothing and tell nothing before their first transaction: whether they may is asked
 # there (see `joined`). Of what is audited among them, the request says all that is written down.
@@ -79,23 +80,32 @@ async def authorize(
     if context.accounts is None:
         return caller._replace(object_ids=frozenset(getattr(request, "object_ids", ())))
     from .absent import Absent
-    from .access import Access, check_scope, readable_objects, resolve
+    from .access import Access, check_scope, readable_objects, resolve, resolve_again
     from .policy import POLICIES
 
     def may_read(conn: Connection, object_ids: Collection[str]) -> Collection[str]:
         return readable_objects(conn, principal, object_ids)
 
+    policy = POLICIES[route]
+    check: Check | None = None
     if may_join and route in JOINED:
-        policy = POLICIES[route]
         check_scope(principal, policy.scope)
         check = partial(resolve, principal=principal, policy=policy, request=request)
         return caller._replace(may_read=may_read, check=check)
     try:
-        found = await Access(context.database).check(principal, POLICIES[route], request)
+        found = await Access(context.database).check(principal, policy, request)
     except Absent as absent:
         return absent.answer
+    if isinstance(request, UpdateVersion):
+        # What it may depends on what is there: asked once more, behind the lock. (Not joined, because the
+        # audit log is to say where the version is.)
+        check = partial(resolve_again, principal=principal, policy=policy, request=request)
     return caller._replace(
-        object_ids=found.object_ids, projects=found.projects, may_read=may_read, resource=found
+        object_ids=found.object_ids,
+        projects=found.projects,
+        may_read=may_read,
+        resource=found,
+        check=check,
     )
 
 

@@ -378,6 +378,38 @@ async def test_what_leaves_a_protected_alias_alone_is_allowed(scene) -> None:
     await scene.call("writer", *(await moves(scene))[1])
 
 
+async def test_an_alias_that_comes_meanwhile_is_protected_too(
+    scene, copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer who gives up all aliases, of which there are none yet, gives up none that a maintainer moves
+    here between the question and the change."""
+    await protected(scene, "prod")
+    place = scene.at("team/proj")
+    remove = wire.RemoveAlias(entity="team", project="proj", collection=COLLECTION, alias="stable")
+    await scene.call("maintainer", "remove_alias", remove)
+    catalog, beside = scene.talk.context.catalog, await open_catalog(copied[0])
+    update_version = catalog.update_version
+
+    async def late(version_id: str, **changes: Any) -> Any:
+        await beside.set_alias(version_id, "prod")
+        return await update_version(version_id, **changes)
+
+    nothing = wire.UpdateVersion(version_id=place.version_id, aliases=[])
+    with monkeypatch.context() as patched:
+        patched.setattr(catalog, "update_version", late)
+        with pytest.raises(Denied, match="prod is a protected alias"):
+            await scene.call("writer", "update_version", nothing)
+    ask = wire.GetVersion(version_id=place.version_id)
+    assert "prod" in (await scene.call("viewer", "get_version", ask)).version.aliases
+    await beside.aclose()
+    await scene.call("maintainer", "update_version", nothing)
+    entries = (await scene.call("server admin", "list_audit", wire.ListAudit())).entries
+    changed = [each for each in entries if each.action == "update_version"]
+    assert [(each.user, each.entity, each.subject) for each in changed] == [
+        ("max", "team", f"{COLLECTION}:v0")
+    ]
+
+
 async def test_latest_cannot_be_protected(scene) -> None:
     """By name it is refused, and no pattern means it: it follows what is logged."""
     with pytest.raises(AsyncartError, match="cannot be protected"):
