@@ -30,7 +30,7 @@ def delete_version(conn: Connection, version_id: str, *, delete_aliases: bool) -
     if custom and not delete_aliases:
         raise Conflict(
             f"{row.project}/{row.name}:v{row.number} still has the aliases {', '.join(custom)}; "
-            f"remove them first, or delete them with it (delete_aliases=True)"
+            f"remove them first, or delete them with it (delete_aliases=True, `rm --delete-aliases`)"
         )
     end_versions(conn, [row.id])
 
@@ -49,7 +49,7 @@ def delete_collection(
     if custom and not delete_aliases:
         raise Conflict(
             f"{versions.title_of(collection)} still has the aliases {', '.join(versions.shortened(custom))}; "
-            f"remove them first, or delete them with it (delete_aliases=True)"
+            f"remove them first, or delete them with it (delete_aliases=True, `rm --delete-aliases`)"
         )
     if not dry_run:
         end_versions(conn, [number for number, _ in found])

@@ -351,7 +351,9 @@ def test_rm_asks_and_gc_frees(shell: Shell, data: Path) -> None:
 
 def test_rm_keeps_what_an_alias_points_to(shell: Shell, data: Path) -> None:
     shell("put", "data", "-a", "prod")
-    assert "prod" in shell.error("rm", "data:v0", "-y", code=4)
+    said = shell.error("rm", "data:v0", "-y", code=4)
+    assert "prod" in said
+    assert "--delete-aliases" in said
     assert shell.json("rm", "data:prod", "-y", "--delete-aliases") == {
         "deleted": ["local/uncategorized/data:v0"]
     }
