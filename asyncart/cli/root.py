@@ -28,8 +28,8 @@ from .options import Group, Options
 EPILOG = """
 \b
 A REF is [[ENTITY/]PROJECT/]NAME[:ALIAS|:vN]; without a selector it means NAME:latest.
-Exit codes: 0 done, 1 it differs (diff, verify), 2 wrong usage, 3 not found, 4 conflict,
-5 denied, 6 unavailable, 7 corrupt, 8 transfer failed, 130 Ctrl-C, 143 SIGTERM.
+Exit codes: 0 done, 1 it differs (diff, verify, db status), 2 wrong usage, 3 not found,
+4 conflict, 5 denied, 6 unavailable, 7 corrupt, 8 transfer failed, 130 Ctrl-C, 143 SIGTERM.
 """
 
 
