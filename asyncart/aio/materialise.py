@@ -18,7 +18,7 @@ from ..engine.fetch import find_damaged
 from ..engine.manifest import BlockInfo
 from ..engine.tally import Tally
 from ..engine.target import TEMPORARY, Target
-from ..engine.tasks import settled
+from ..engine.tasks import Threads, settled
 from ..errors import Invalid, NotFound
 from ..model import Content, Entry
 from ..stores.cache import uncached
@@ -93,7 +93,8 @@ async def download(
 
         def steps() -> AsyncIterator[list[Entry]]:
             references.clear()
-            return _chosen(reader.steps(chosen.prefix), chosen.filter(), references, odd)
+            wanted = reader.steps(chosen.prefix)
+            return _chosen(workspace.threads, wanted, chosen.filter(), references, odd)
 
         async with _target(workspace, folder) as target:
             blocks = footer.blocks(chosen.prefix)
@@ -187,18 +188,24 @@ async def _once(entries: list[Entry]) -> AsyncIterator[list[Entry]]:
 
 
 async def _chosen(
+    threads: Threads,
     steps: AsyncIterator[list[Entry]],
     is_wanted: Callable[[str], bool] | None,
     references: list[Entry],
     odd: set[str],
 ) -> AsyncIterator[list[Entry]]:
     """The wanted files. References are collected, and paths that look like temporary files of ours."""
-    async for entries in steps:
-        odd.update(entry.path for entry in entries if entry.path.endswith(TEMPORARY))
+
+    def choose(entries: list[Entry]) -> list[Entry]:
         if is_wanted is not None:
             entries = [entry for entry in entries if is_wanted(entry.path)]
-        references += [entry for entry in entries if entry.reference is not None]
-        yield [entry for entry in entries if entry.reference is None]
+        references.extend([entry for entry in entries if entry.reference is not None])
+        odd.update([entry.path for entry in entries if entry.path.endswith(TEMPORARY)])
+        return [entry for entry in entries if entry.reference is None]
+
+    async for entries in steps:
+        # Globs take 15 ms for the 25,000 entries of a step: not on the loop.
+        yield await threads.run(choose, entries)
 
 
 async def _fetch_references(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import time
@@ -233,6 +234,13 @@ async def test_checkout_replaces_what_is_of_another_kind(artifact: Any, here: Pa
         assert not (target / "readme.md").is_symlink()
         assert (elsewhere / "cat.png").read_text() == "precious"
         shutil.rmtree(target)
+
+
+async def test_listing_makes_no_work_for_the_garbage_collector(artifact: Any) -> None:
+    """Or listing 100,000 files would stop the caller's event loop for whole walks through the heap."""
+    entries = [getattr(entry, "_aio", entry) for entry in await got(artifact.files())]
+    assert len(entries) == len(FILES)
+    assert not any(map(gc.is_tracked, entries))
 
 
 # --- verify -------------------------------------------------------------------------------------
