@@ -6,11 +6,13 @@ import asyncio
 import gzip
 import json
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import pytest
 from talk import ENTITY, PROJECT, Talk, in_folder, served
 
@@ -296,6 +298,51 @@ async def test_a_body_that_never_comes_ends(talk: Talk, monkeypatch: pytest.Monk
     assert head.startswith(b"HTTP/1.1 408 ")
     writer.close()
     await writer.wait_closed()
+
+
+AMBIGUOUS = {
+    "two ways to say the length": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+    "the same length twice": b"Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd",
+    "a negative length": b"Content-Length: -1\r\n\r\n",
+    "a signed length": b"Content-Length: +4\r\n\r\nabcd",
+    "an unknown coding": b"Transfer-Encoding: xchunked\r\n\r\n",
+    "a coding behind chunks": b"Transfer-Encoding: chunked, identity\r\n\r\n",
+    "a chunk of negative length": b"Transfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
+    "a space before the colon": b"X : a\r\n\r\n",
+    "a folded line": b"X: a\r\n b\r\n\r\n",
+    "a second host": b"Host: elsewhere\r\n\r\n",
+    "a NUL": b"X: a\x00b\r\n\r\n",
+    "lines that end otherwise": b"X: a\nY: b\n\n",
+}
+
+
+async def answers_to(talk: Talk, request: bytes) -> list[int]:
+    """The statuses of all answers until the server hangs up."""
+    host, port = talk.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    with anyio.fail_after(20):
+        said = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", said)]
+
+
+@pytest.mark.parametrize("rest", AMBIGUOUS.values(), ids=AMBIGUOUS)
+async def test_what_could_be_read_in_two_ways_ends_the_connection(talk: Talk, rest: bytes) -> None:
+    """A proxy before us may have read it the other way: what follows is nobody's request."""
+    head = b"POST /api/v1/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    following = b"GET /api/v1/me HTTP/1.1\r\nHost: x\r\n\r\n"
+    assert await answers_to(talk, head + rest + following) == [400]
+
+
+async def test_a_body_is_no_further_request(talk: Talk) -> None:
+    """Not even one that is refused unread."""
+    inner = b"GET /api/v1/me HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = f"GET /api/v1/me HTTP/1.1\r\nHost: x\r\nContent-Length: {len(inner)}\r\n\r\n"
+    last = b"GET /api/v1/nope HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert await answers_to(talk, head.encode() + inner + last) == [413, 404]
 
 
 async def test_a_head_that_is_too_large_is_refused(talk: Talk) -> None:
