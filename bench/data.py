@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from .measure import CommandFailed
+
 SMALL_FILE_BYTES = (1 << 10, 19 << 10)
 FILES_PER_FOLDER = 1000
 BLOCK_BYTES = 8 << 20
@@ -132,3 +134,12 @@ def difference(left: Path, right: Path, *, compare_content: bool) -> str | None:
         if not same:
             return f"{name} differs"
     return None
+
+
+class WrongCopy(CommandFailed):
+    """What was fetched is not what was stored."""
+
+
+def require_same(source: Path, fetched: Path, *, compare_content: bool) -> None:
+    if found := difference(source, fetched, compare_content=compare_content):
+        raise WrongCopy(f"{fetched} is not {source}: {found}")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from bench import data
 from bench.case import OURS, Plan, Results, Row, Scenario, faster, times
+from bench.data import require_same
 from bench.ours import Asyncart
 from bench.workplace import remove, workplace
 
-from .small import Contender, require_same
+from .small import Contender
 
 FILES = 4
 FILE_BYTES = 1 << 30

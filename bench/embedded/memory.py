@@ -30,23 +30,24 @@ MILLION = Row(
 
 def measure(plan: Plan, results: Results, wanted: frozenset[str]) -> None:
     if MEMORY.name in wanted:
-        _worst(plan, results)
+        measure_worst(plan, results, MEMORY, PEAK)
     if MILLION.name in wanted and plan.million:
         _million(plan, results)
 
 
-def _worst(plan: Plan, results: Results) -> None:
+def measure_worst(plan: Plan, results: Results, row: Row, peak: str) -> None:
+    """The highest of our peaks, by the name of the measure, of all rows before."""
     peaks = {
-        row: max(one.extra[PEAK] for one in each)
-        for row, contenders in results.measured.items()
-        if (each := [one for one in contenders.get(OURS, ()) if PEAK in one.extra])
+        name: max(found)
+        for name, contenders in results.measured.items()
+        if (found := [value for one in contenders.get(OURS, ()) if (value := one.value(peak))])
     }
     if not peaks:
         plan.say("memory: measure other rows in the same run; this one is the worst of them")
         return
-    worst = max(peaks, key=lambda row: peaks[row])
-    results.add(MEMORY.name, OURS, Measurement(wall_s=0.0, extra={PEAK: peaks[worst]}))
-    results.note(MEMORY.name, f"the worst row is {worst}")
+    worst = max(peaks, key=lambda name: peaks[name])
+    results.add(row.name, OURS, Measurement(wall_s=0.0, extra={peak: peaks[worst]}))
+    results.note(row.name, f"the worst row is {worst}")
 
 
 def _million(plan: Plan, results: Results) -> None:

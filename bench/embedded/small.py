@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bench import data
 from bench.case import OURS, Plan, Results, Row, Scenario, ceiling, faster, times
-from bench.measure import CommandFailed, Measurement, run
+from bench.data import require_same
+from bench.measure import Measurement, run
 from bench.ours import Asyncart
 from bench.peers.peer import Peer
 from bench.watch import FileWatch
@@ -96,15 +97,6 @@ class Contender:
         require_same(source, self.peer.fetched(self.target), compare_content=False)
         remove(self.target)
         return measurement
-
-
-class WrongCopy(CommandFailed):
-    """What was fetched is not what was stored."""
-
-
-def require_same(source: Path, fetched: Path, *, compare_content: bool) -> None:
-    if found := data.difference(source, fetched, compare_content=compare_content):
-        raise WrongCopy(f"{fetched} is not {source}: {found}")
 
 
 def measure(plan: Plan, results: Results, wanted: frozenset[str]) -> None:

@@ -13,30 +13,28 @@ from bench import data
 from bench.measure import Command, run
 from bench.workplace import remove
 
-from . import venv
+from .venv import FromPyPI
 
 
-class Dvc:
+def environment(place: Path) -> dict[str, str]:
+    """It tells nobody, and keeps what it keeps there."""
+    return {
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(place / "site"),
+        "DVC_GLOBAL_CONFIG_DIR": str(place / "config"),
+        "DVC_SYSTEM_CONFIG_DIR": str(place / "config"),
+    }
+
+
+class Dvc(FromPyPI):
     name = "dvc"
     steps = frozenset({"store", "again", "changed", "fetch"})
     is_slow = True
     requirement = "dvc==3.67.1"
 
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
-
-    def install(self) -> str:
-        self._dvc = venv.ensure(self._cache, self.requirement) / "bin" / "dvc"
-        return self.requirement
-
     def reset(self, place: Path, source: Path) -> None:
         self._place, self._source = place, source
-        self._env = {
-            "DVC_NO_ANALYTICS": "1",
-            "DVC_SITE_CACHE_DIR": str(place / "site"),
-            "DVC_GLOBAL_CONFIG_DIR": str(place / "config"),
-            "DVC_SYSTEM_CONFIG_DIR": str(place / "config"),
-        }
+        self._env = environment(place)
         self._begin(source.parent)
 
     def store(self) -> Command:
@@ -61,4 +59,6 @@ class Dvc:
         run(self._command(workspace, "cache", "dir", str(self._place / "cache")))
 
     def _command(self, workspace: Path, verb: str, *arguments: str) -> Command:
-        return Command([str(self._dvc), verb, "--quiet", *arguments], self._env, cwd=workspace)
+        return Command(
+            [str(self._programs / "dvc"), verb, "--quiet", *arguments], self._env, cwd=workspace
+        )

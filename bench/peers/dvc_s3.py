@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.measure import Command, run
 from bench.workplace import remove
 
+from .dvc import environment
 from .s3_peer import S3Peer
 
 JOBS = "32"  # at once; its default is four per core
@@ -30,10 +31,7 @@ class DvcS3(S3Peer):
         self._env |= {
             "AWS_CONFIG_FILE": str(no_settings),
             "AWS_SHARED_CREDENTIALS_FILE": str(no_settings),
-            "DVC_NO_ANALYTICS": "1",
-            "DVC_SITE_CACHE_DIR": str(place / "site"),
-            "DVC_GLOBAL_CONFIG_DIR": str(place / "config"),
-            "DVC_SYSTEM_CONFIG_DIR": str(place / "config"),
+            **environment(place),
         }
         self._begin(source.parent, place / "cache")
 

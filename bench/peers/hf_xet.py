@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import data
 from bench.measure import Command
 
-from . import venv
+from .venv import FromPyPI
 
 STORE = """
 import json, os, sys
@@ -47,18 +47,11 @@ with session.new_file_download_group(endpoint=endpoint) as group:
 """
 
 
-class HfXet:
+class HfXet(FromPyPI):
     name = "hf-xet"
     steps = frozenset({"store", "again", "changed", "fetch"})
     is_slow = True
     requirement = "hf-xet==1.8.0"
-
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
-
-    def install(self) -> str:
-        self._python = venv.ensure(self._cache, self.requirement) / "bin" / "python"
-        return self.requirement
 
     def reset(self, place: Path, source: Path) -> None:
         self._place, self._source = place, source
@@ -82,6 +75,6 @@ class HfXet:
         endpoint = f"local://{self._place / 'store'}"
         listing = self._place / "hashes.json"
         return Command(
-            [str(self._python), "-c", script, endpoint, str(tree), str(listing)],
+            [str(self._programs / "python"), "-c", script, endpoint, str(tree), str(listing)],
             {"HF_HOME": str(self._place / "home"), "HF_XET_TELEMETRY_ENABLED": "false"},
         )

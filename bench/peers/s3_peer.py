@@ -14,23 +14,15 @@ from pathlib import Path
 from bench.bucket import BUCKET, S3Server
 from bench.measure import Command, Measurement
 
-from . import venv
+from .venv import FromPyPI
 
 
-class S3Peer(ABC):
+class S3Peer(FromPyPI, ABC):
     """`connect` comes first, then what `Peer` says. Objects lie below `prefix` of the server's bucket."""
 
     name: str
     steps = frozenset({"store", "fetch"})
     is_slow = False
-    requirement: str
-
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
-
-    def install(self) -> str:
-        self._programs = venv.ensure(self._cache, self.requirement) / "bin"
-        return self.requirement
 
     def connect(self, server: S3Server, prefix: str) -> None:
         self._server, self._prefix = server, prefix

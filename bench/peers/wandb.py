@@ -10,8 +10,8 @@ from pathlib import Path
 from bench import data
 from bench.measure import Command
 
-from . import venv
 from .peer import Missing
+from .venv import FromPyPI
 
 STORE = """
 import sys
@@ -27,18 +27,11 @@ run.finish()
 """
 
 
-class Wandb:
+class Wandb(FromPyPI):
     name = "wandb"
     steps = frozenset({"store", "again"})
     is_slow = True
     requirement = "wandb==0.31.0"
-
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
-
-    def install(self) -> str:
-        self._python = venv.ensure(self._cache, self.requirement) / "bin" / "python"
-        return self.requirement
 
     def reset(self, place: Path, source: Path) -> None:
         self._place, self._source = place, source
@@ -55,7 +48,7 @@ class Wandb:
         }
 
     def store(self) -> Command:
-        argv = [str(self._python), "-c", STORE, str(self._source)]
+        argv = [str(self._programs / "python"), "-c", STORE, str(self._source)]
         return Command(argv, self._env, cwd=self._place)
 
     def fetch(self, target: Path) -> Command:

@@ -7,25 +7,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bench import data
 from bench.bucket import BUCKET, S3Server
 from bench.case import OURS, Plan
-from bench.measure import CommandFailed, Measurement, run
+from bench.data import require_same
+from bench.measure import Measurement, run
 from bench.ours import Asyncart
 from bench.peers import Peer, S3Peer
 from bench.servers import Start, counters, since
 from bench.workplace import remove
 
 PREFIX = "corner"
-
-
-class WrongCopy(CommandFailed):
-    """What was fetched is not what was stored."""
-
-
-def require_same(source: Path, fetched: Path, *, compare_content: bool) -> None:
-    if found := data.difference(source, fetched, compare_content=compare_content):
-        raise WrongCopy(f"{fetched} is not {source}: {found}")
 
 
 class Corner:

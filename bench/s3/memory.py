@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench import data
 from bench.case import OURS, Plan, Results, Row, Scenario, ceiling
-from bench.embedded.memory import FILES, INODE_BYTES, TINY_BYTES
+from bench.embedded.memory import FILES, INODE_BYTES, TINY_BYTES, measure_worst
 from bench.measure import Measurement
 from bench.servers import seaweedfs
 from bench.workplace import workplace
@@ -27,23 +27,9 @@ MILLION = Row(
 
 def measure(plan: Plan, results: Results, wanted: frozenset[str]) -> None:
     if MEMORY.name in wanted:
-        _worst(plan, results)
+        measure_worst(plan, results, MEMORY, PEAK)
     if MILLION.name in wanted and plan.million:
         _million(plan, results)
-
-
-def _worst(plan: Plan, results: Results) -> None:
-    peaks = {
-        row: max(one.peak_rss_bytes for one in measured[OURS])
-        for row, measured in results.measured.items()
-        if measured.get(OURS)
-    }
-    if not any(peaks.values()):
-        plan.say("memory: measure other rows in the same run; this one is the worst of them")
-        return
-    worst = max(peaks, key=lambda row: peaks[row])
-    results.add(MEMORY.name, OURS, Measurement(wall_s=0.0, peak_rss_bytes=peaks[worst]))
-    results.note(MEMORY.name, f"the worst row is {worst}")
 
 
 def _million(plan: Plan, results: Results) -> None:

@@ -13,12 +13,13 @@ from functools import partial
 
 from bench import data
 from bench.case import Plan, Results, Row, Scenario, ceiling, faster, times
+from bench.data import require_same
 from bench.measure import Measurement
 from bench.ours import Asyncart
 from bench.servers import seaweedfs
 from bench.workplace import remove, workplace
 
-from .corner import Corner, contenders, corner, require_same
+from .corner import Corner, contenders, corner
 
 FILES = 100_000
 MEAN_BYTES = 12_288  # in pages of 4 KiB, as it occupies a tmpfs
