@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from asyncart.model import new_object_id
@@ -32,6 +36,17 @@ def read_tree(folder: Path | str) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+@contextmanager
+def memory_folder(otherwise: Path) -> Iterator[Path]:
+    """A folder in memory where there is a /dev/shm: for what tests the order of writes, not the disk."""
+    parent = "/dev/shm" if os.path.isdir("/dev/shm") else str(otherwise)
+    folder = Path(tempfile.mkdtemp(prefix="asyncart-test-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def fresh_object() -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from material import memory_folder
 from workplace import Place, scale_down, use_wrapped_stores
 
 from asyncart.net import budget
@@ -23,11 +22,8 @@ PART_BYTES = 4096
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory where possible: what is tested is the order of the writes, not the disk."""
-    root = "/dev/shm" if os.path.isdir("/dev/shm") else str(tmp_path)
-    made = Path(tempfile.mkdtemp(prefix="asyncart-fault-", dir=root))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
+    with memory_folder(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(params=KINDS)

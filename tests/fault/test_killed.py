@@ -81,6 +81,16 @@ async def test_log_killed_at_every_act(local_place: Place) -> None:
         process.join(PATIENCE_S)
 
 
+def killed_download(place: Place, target: Path, at: int) -> int | None:
+    """The exit code of a process that dies at that act of its download, if it comes so far."""
+    process = crashes.processes().Process(
+        target=crashes.die_while_downloading, args=(place.home, Path(place.url), target, at)
+    )
+    process.start()
+    process.join(PATIENCE_S)
+    return process.exitcode
+
+
 async def test_download_killed_at_every_act(
     local_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,20 +99,14 @@ async def test_download_killed_at_every_act(
     use_wrapped_stores(place, monkeypatch)
     tree = {**TREE, "c": content("c", 6 * KIB), "d": content("d", 7 * KIB), "e": b"e" * 7 * KIB}
     total = sum(map(len, tree.values()))
-    context = crashes.processes()
     async with place.init() as run:
         await run.log_artifact(place.artifact(tree))
         assert place.store is not None
         at = 0
         while True:
             target = place.fresh("target")
-            process = context.Process(
-                target=crashes.die_while_downloading,
-                args=(place.home, Path(place.url), target, at),
-            )
-            process.start()
-            process.join(PATIENCE_S)
-            assert process.exitcode in (0, -signal.SIGKILL)
+            exitcode = killed_download(place, target, at)
+            assert exitcode in (0, -signal.SIGKILL)
             found = {p: data for p, data in read_tree(target).items() if p in tree}
             assert found.items() <= tree.items()
             artifact = await run.use_artifact("data:v0")
@@ -116,7 +120,7 @@ async def test_download_killed_at_every_act(
             present = {p: d for p, d in read_tree(target).items() if p in tree}
             assert present == tree
             assert not [name for name in temps_below(target) if "partial" in name]
-            if process.exitcode == 0:
+            if exitcode == 0:
                 break
             at += 1
     assert at > 10
@@ -130,19 +134,13 @@ async def test_large_download_keeps_what_was_verified(
     use_wrapped_stores(place, monkeypatch)
     size = 300 * KIB
     tree = {"large": content("resumed", size)}
-    context = crashes.processes()
     async with place.init() as run:
         await run.log_artifact(place.artifact(tree))
         assert place.store is not None
         for at in (8, 14):
             target = place.fresh("target")
-            process = context.Process(
-                target=crashes.die_while_downloading,
-                args=(place.home, Path(place.url), target, at),
-            )
-            process.start()
-            process.join(PATIENCE_S)
-            assert process.exitcode == -signal.SIGKILL
+            exitcode = killed_download(place, target, at)
+            assert exitcode == -signal.SIGKILL
             assert "large" not in read_tree(target)
             artifact = await run.use_artifact("data:v0")
             await artifact.manifest.count()

@@ -20,6 +20,7 @@ import pytest
 from blake3 import blake3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from material import memory_folder
 
 from asyncart import aio
 from asyncart.engine import chunking, manifest, objects, plan, upload
@@ -51,10 +52,8 @@ def small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
-    where = "/dev/shm" if os.path.isdir("/dev/shm") else str(tmp_path)
-    made = Path(tempfile.mkdtemp(prefix="asyncart-round-", dir=where))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
+    with memory_folder(tmp_path) as made:
+        yield made
 
 
 def is_allowed(path: str) -> bool:

@@ -5,13 +5,11 @@ And what the rows of that suite must not hide.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from quick_bench import measured
 from services import server_in_thread
 
 import asyncart.aio
@@ -26,26 +24,14 @@ from bench.server.history import Answer, Logged
 from bench.server.memory import slope
 from bench.server.place import Place
 
-REPOSITORY = Path(__file__).parents[2]
-
 
 def test_requests_of_a_warm_client(tmp_path: Path) -> None:
     """A small artifact takes at most four round trips to be logged, and one to be downloaded again."""
-    record = tmp_path / "record.json"
-    answer = subprocess.run(
-        [sys.executable, "-m", "bench", "server", "team-warm", "--quick", "--json", str(record)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr
-    measured = json.loads(record.read_text(encoding="utf-8"))["results"]["measured"]
-    assert sorted(measured) == ["team-digests", "team-get-warm", "team-log-warm"]
-    (logged,) = measured["team-log-warm"]["asyncart"]
+    found = measured(tmp_path, "server", "team-warm")
+    assert sorted(found) == ["team-digests", "team-get-warm", "team-log-warm"]
+    (logged,) = found["team-log-warm"]["asyncart"]
     assert logged["extra"]["requests"] <= 4
-    (fetched,) = measured["team-get-warm"]["asyncart"]
+    (fetched,) = found["team-get-warm"]["asyncart"]
     assert fetched["extra"]["requests"] == 1
 
 
