@@ -1,9 +1,10 @@
 """How much one caller may ask for: requests per second, requests at once, and wrong keys.
 
 Counted in memory, per replica: N replicas let N times as much through, which is the point of having N.
-The limits are far above what a client at full speed does (1,000 small artifacts by 32 clients are some
-200 requests/s on two cores); they keep one caller in a loop from taking a replica from all others. A batch
-counts as many requests as it has calls, and is carried out if there is room for all of them.
+The limits are far above what a client at full speed does (a small artifact is 4 requests of some ten calls;
+1,000 of them by 32 clients are 500 calls/s on two cores); they keep one caller in a loop from taking a
+replica from all others. A batch counts as many requests as it has calls, and is carried out if there is room
+for all of them.
 
 Whoever is refused is told when to come back (429, `Retry-After`). Wrong keys are counted by address, and
 refuse no key that was right on this replica before: behind one proxy all clients have one address.
@@ -20,8 +21,8 @@ from typing import Generic, TypeVar
 
 from ..errors import Unavailable
 
-REQUESTS_PER_S = 1000.0
-REQUESTS_BURST = 4000.0
+REQUESTS_PER_S = 2000.0
+REQUESTS_BURST = 8000.0
 AT_ONCE = 256
 REFUSALS_PER_S = 1.0
 REFUSALS_BURST = 60.0
