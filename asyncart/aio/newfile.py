@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import aiofiles
+import aiofiles.threadpool
 
-from ..engine.tasks import Threads
+from ..config import Settings
+from ..engine.tasks import cleaned_up, settled
 from ..errors import Invalid
+from ..threads import run_blocking
+from .drafting import Contents
+from .ledger import CLEANUP_S
 
 if TYPE_CHECKING:
     from .artifact import Artifact
@@ -40,8 +45,19 @@ class NewFile:
 
     async def __aenter__(self) -> Any:
         contents, settings = self._artifact._contents, self._artifact._settings()
-        self._local = await Threads().run(contents.new_file_path, settings)
-        self._file = await aiofiles.open(self._local, self._mode, encoding=self._encoding)  # type: ignore[call-overload]
+        opened: list[tuple[str, IO[Any]]] = []
+        try:
+            await settled(
+                partial(run_blocking, _opened, contents, settings, self._mode, self._encoding),
+                opened.append,
+            )
+        except BaseException:
+            for self._local, file in opened:
+                file.close()
+                await self._remove()
+            raise
+        ((self._local, file),) = opened
+        self._file = aiofiles.threadpool.wrap(file)
         return self._file
 
     async def __aexit__(
@@ -58,11 +74,23 @@ class NewFile:
                     self._local, self._name, is_immutable=True, overwrite=self._overwrite
                 )
         except BaseException:
-            self._remove()
+            await self._remove()
             raise
         if error is not None:
-            self._remove()
+            await self._remove()
 
-    def _remove(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self._local)
+    async def _remove(self) -> None:
+        """In a thread: giving back the space of many GiB takes its time."""
+        await cleaned_up(partial(run_blocking, _unlink, self._local), CLEANUP_S)
+
+
+def _opened(
+    contents: Contents, settings: Settings, mode: str, encoding: str | None
+) -> tuple[str, IO[Any]]:
+    local = contents.new_file_path(settings)
+    return local, open(local, mode, encoding=encoding)  # closed by who asked for it
+
+
+def _unlink(local: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(local)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from api_fixtures import found, tree
 from colours import contents, draft, entered, got, written
 
 import asyncart
+import asyncart.aio
+from asyncart.aio import newfile
 from asyncart.aio.drafting import COMPARED_BYTES
 from asyncart.errors import ArtifactFinalizedError, Invalid, NotFound
 
@@ -388,6 +392,61 @@ async def test_a_new_file_leaves_nothing_behind(face: Any, here: Path, tmp_path:
         assert len(list(drafts.rglob("*"))) == 3
         await got(run.log_artifact(artifact))
         assert list(drafts.rglob("*")) == []
+
+
+async def test_a_new_file_that_is_cancelled_while_it_opens_leaves_nothing(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is about to hand over the open file when nobody wants it any more."""
+    is_open, may_go = threading.Event(), threading.Event()
+    real = newfile._opened
+
+    def slowly(*arguments: Any) -> Any:
+        result = real(*arguments)
+        is_open.set()
+        assert may_go.wait(20)
+        return result
+
+    monkeypatch.setattr(newfile, "_opened", slowly)
+    artifact = asyncart.aio.Artifact("data", "dataset")
+
+    async def write() -> None:
+        async with artifact.new_file("x"):
+            pass
+
+    task = asyncio.ensure_future(write())  # noqa: TID251
+    await asyncio.to_thread(is_open.wait, 20)
+    task.cancel()
+    await asyncio.sleep(0)
+    may_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    drafts = tmp_path / "home" / "drafts"
+    assert not [path for path in drafts.rglob("*") if path.is_file()]
+    held = [
+        os.readlink(f"/proc/self/fd/{fd}")
+        for fd in os.listdir("/proc/self/fd")
+        if fd.isdigit() and os.path.islink(f"/proc/self/fd/{fd}")
+    ]
+    assert not [path for path in held if path.startswith(str(drafts))]
+
+
+async def test_the_bytes_of_a_new_file_are_given_up_in_a_thread(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: list[int] = []
+    real = os.unlink
+
+    def unlink(path: str, **more: Any) -> None:
+        where.append(threading.get_ident())
+        real(path, **more)
+
+    monkeypatch.setattr(newfile.os, "unlink", unlink)
+    with pytest.raises(LookupError):
+        async with asyncart.aio.Artifact("data", "dataset").new_file("x"):
+            raise LookupError
+    assert len(where) == 1
+    assert where[0] != threading.get_ident()
 
 
 async def test_a_new_file_that_is_still_open_cannot_slip_past_the_logging(
