@@ -68,13 +68,17 @@ async def pieces(
         data = await _verified(store, threads, entry, *where, partial(_is_whole, entry))
         yield bytes(data[start:stop])
         return
-    wanted = plan.chunks_between(entry, start, stop - start)
-    for piece in plan.chunk_ranges(entry, wanted):
+    # 29 ms for a file of 100 GiB, which has 80,000 chunks: not on the loop.
+    for piece in await threads.run(_ranges_between, entry, start, stop):
         where = piece.object_id, piece.offset, piece.length
         data = await _verified(store, threads, entry, *where, partial(_are_chunks, entry, piece))
         low = max(0, start - piece.file_offset)
         high = min(piece.length, stop - piece.file_offset)
         yield bytes(data[low:high])
+
+
+def _ranges_between(entry: Entry, start: int, stop: int) -> list[plan.ChunkRange]:
+    return plan.chunk_ranges(entry, plan.chunks_between(entry, start, stop - start))
 
 
 async def find_damaged(
