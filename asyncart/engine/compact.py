@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..errors import Corrupt
 from ..model import Entry, Extent
 from . import plan
 from .chunking import merge_extents
@@ -165,9 +164,7 @@ def pieces_of(entry: Entry) -> Iterator[tuple[str, Place, bytes]]:
         while offset < end:
             chunk = next(chunks, None)
             if chunk is None or offset + chunk.length > end:
-                raise Corrupt(
-                    f"{entry.path}: its extents and chunks do not fit together; log the content again"
-                )
+                raise plan.misfit(entry)
             yield extent.object_id, Place(offset, chunk.length), chunk.digest
             offset += chunk.length
 
@@ -196,20 +193,8 @@ class Run(NamedTuple):
 
 def runs(pieces: Mapping[Place, bytes]) -> list[Run]:
     """Few large reads that bring these pieces."""
-    found: list[Run] = []
-    start = end = 0
-    run: list[tuple[Place, bytes]] = []
-    for place in sorted(pieces):
-        stop = place.offset + place.length
-        if run and (
-            place.offset > end + plan.GAP_BYTES or max(stop, end) - start > plan.RANGE_BYTES
-        ):
-            found.append(Run(start, end - start, run))
-            run = []
-        if not run:
-            start = end = place.offset
-        run.append((place, pieces[place]))
-        end = max(end, stop)
-    if run:
-        found.append(Run(start, end - start, run))
-    return found
+    places = sorted(pieces)
+    return [
+        Run(offset, length, [(place, pieces[place]) for place in places[first:last]])
+        for offset, length, first, last in plan.reads(places)
+    ]

@@ -100,22 +100,30 @@ def ranges(entries: Iterable[Entry]) -> list[Range]:
     merged: list[Range] = []
     for object_id, members in by_object.items():
         members.sort(key=_offset)
-        offset = end = -1
-        pieces: list[Piece] = []
-        for entry in members:
-            extent = entry.extents[0]
-            stop = extent.offset + extent.length
-            if pieces and (
-                extent.offset > end + GAP_BYTES or max(stop, end) - offset > RANGE_BYTES
-            ):
-                merged.append(Range(object_id, offset, end - offset, pieces))
-                pieces = []
-            if not pieces:
-                offset, end = extent.offset, stop
-            pieces.append(Piece(entry, extent.offset - offset, extent.length))
-            end = max(end, stop)
-        merged.append(Range(object_id, offset, end - offset, pieces))
+        spans = [(entry.extents[0].offset, entry.extents[0].length) for entry in members]
+        for offset, length, first, last in reads(spans):
+            pieces = [
+                Piece(entry, at - offset, nbytes)
+                for entry, (at, nbytes) in zip(members[first:last], spans[first:last], strict=True)
+            ]
+            merged.append(Range(object_id, offset, length, pieces))
     return merged
+
+
+def reads(spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int, int]]:
+    """Few large reads of one object that bring these (offset, length), which are sorted by their offsets:
+    each read's offset and length, and the first and last (exclusive) of what it brings."""
+    first = start = end = 0
+    for index, (offset, length) in enumerate(spans):
+        stop = offset + length
+        if index > first and (offset > end + GAP_BYTES or max(stop, end) - start > RANGE_BYTES):
+            yield start, end - start, first, index
+            first = index
+        if index == first:
+            start, end = offset, stop
+        end = max(end, stop)
+    if spans:
+        yield start, end - start, first, len(spans)
 
 
 def _offset(entry: Entry) -> int:
@@ -128,6 +136,12 @@ def check_small(entry: Entry) -> None:
         raise Corrupt(
             f"{entry.path}: its manifest entry ({entry.size} bytes, {len(entry.extents)} extents, no chunks) cannot be verified; log the content again"
         )
+
+
+def misfit(entry: Entry) -> Corrupt:
+    return Corrupt(
+        f"{entry.path}: its extents and chunks do not fit together; log the content again"
+    )
 
 
 class ChunkRange(NamedTuple):
@@ -163,9 +177,7 @@ def chunk_ranges(entry: Entry, wanted: Sequence[bool] | None = None) -> list[Chu
                 file_offset += length
                 index += 1
             if offset > stop or (offset < stop and index == len(entry.chunks)):
-                raise Corrupt(
-                    f"{entry.path}: its extents and chunks do not fit together; log the content again"
-                )
+                raise misfit(entry)
             if index > first:
                 found.append(
                     ChunkRange(extent.object_id, start, offset - start, first, index, start_in_file)
@@ -176,13 +188,9 @@ def chunk_ranges(entry: Entry, wanted: Sequence[bool] | None = None) -> list[Chu
                 file_offset += length
                 index += 1
                 if offset > stop:
-                    raise Corrupt(
-                        f"{entry.path}: its extents and chunks do not fit together; log the content again"
-                    )
+                    raise misfit(entry)
     if index != len(entry.chunks):
-        raise Corrupt(
-            f"{entry.path}: its extents and chunks do not fit together; log the content again"
-        )
+        raise misfit(entry)
     return found
 
 
