@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from blake3 import blake3
+
 from .measure import CommandFailed
 
 SMALL_FILE_BYTES = (1 << 10, 19 << 10)
@@ -134,6 +136,17 @@ def difference(left: Path, right: Path, *, compare_content: bool) -> str | None:
         if not same:
             return f"{name} differs"
     return None
+
+
+Contents = dict[Path, tuple[int, bytes]]
+
+
+def contents(root: Path) -> Contents:
+    """Size and digest of every file, by its path in the folder."""
+    return {
+        path.relative_to(root): (path.stat().st_size, blake3().update_mmap(path).digest())
+        for path in files(root)
+    }
 
 
 class WrongCopy(CommandFailed):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.bucket import BUCKET, S3Server
 from bench.case import OURS, Plan
-from bench.data import require_same
+from bench.data import Contents, WrongCopy, contents, require_same
 from bench.measure import Measurement, run
 from bench.ours import Asyncart
 from bench.peers import Peer, S3Peer
@@ -27,6 +27,7 @@ class Corner:
         self.place, self.source, self.server = place, source, server
         self.target = place / "fetched"
         self.peer = peer
+        self._stored: Contents | None = None  # of a source that is gone
         self.ours = Asyncart(place, {**server.environment(), "ASYNCART_OBJECTS": URL})
         if peer is not None:
             (place / "peer").mkdir()
@@ -52,12 +53,24 @@ class Corner:
         """Into `target`: what is there is left there, and what we fetched is compared byte by byte."""
         if self.peer is None:
             measurement = self._counted(lambda: self.ours.get(self.target))
-            require_same(self.source, self.target, compare_content=True)
+            self._check(self.target)
             return measurement
         command = self.peer.fetch(self.target)
         measurement = self.peer.timed(self._counted(lambda: run(command)))
-        require_same(self.source, self.peer.fetched(self.target), compare_content=False)
+        self._check(self.peer.fetched(self.target))
         return measurement
+
+    def drop_source(self) -> None:
+        """Make room for what is fetched; what was stored is remembered by its digests."""
+        self._stored = contents(self.source)
+        remove(self.source)
+
+    def _check(self, fetched: Path) -> None:
+        is_ours = self.peer is None
+        if self._stored is None:
+            require_same(self.source, fetched, compare_content=is_ours)
+        elif contents(fetched) != self._stored:
+            raise WrongCopy(f"{fetched} is not what was stored")
 
     def forget_fetched(self) -> None:
         """The target and the cache are empty again."""
