@@ -24,6 +24,7 @@ from ..catalog.protocol import Collected, Committed
 from ..catalog.transactions import Database
 from ..model import VersionInfo
 from ..wire import Key, Request
+from .around import DatabaseAround
 from .policy import Principal
 
 P = ParamSpec("P")
@@ -76,43 +77,28 @@ def recording(
         _pending.reset(token)
 
 
-class AuditedDatabase:
+class AuditedDatabase(DatabaseAround):
     """A database whose writes carry the deed that is being recorded, if one is."""
 
     def __init__(self, database: Database) -> None:
-        self._database: Database = database
-        if isinstance(database, AuditedDatabase):
-            self._database = database._database  # or there would be two rows
-        self.name = database.name
-        self.owner_is_process = database.owner_is_process
+        # or there would be two rows
+        super().__init__(database.database if isinstance(database, AuditedDatabase) else database)
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._database.read(work, *args, **kwargs)
+        return await self.database.read(work, *args, **kwargs)
 
-    async def write(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        return await self._run(self._database.write, work, *args, **kwargs)
-
-    async def write_alone(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        return await self._run(self._database.write_alone, work, *args, **kwargs)
-
-    async def _run(
+    async def _carry(
         self,
         transaction: Callable[[Callable[[Connection], T]], Awaitable[T]],
-        work: Callable[Concatenate[Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
+        work: Callable[[Connection], T],
     ) -> T:
         pending = _pending.get()
         deed = pending.deed if pending is not None and not pending.is_written else None
 
         def then_the_deed(conn: Connection) -> T:
-            result = work(conn, *args, **kwargs)
+            result = work(conn)
             if deed is not None and not _is_idle(result):
                 audit.append(conn, deed._replace(detail=deed.detail | _result(result)))
             return result
@@ -121,9 +107,6 @@ class AuditedDatabase:
         if pending is not None:
             pending.is_written = True
         return result
-
-    async def aclose(self) -> None:
-        await self._database.aclose()
 
 
 def _is_idle(result: object) -> bool:

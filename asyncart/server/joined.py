@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar
 
 from sqlalchemy.engine import Connection
 
-from ..catalog.transactions import Database
+from .around import DatabaseAround
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 Check = Callable[[Connection], object]
@@ -46,35 +45,13 @@ def checked(check: Check) -> Iterator[None]:
         _pending.reset(token)
 
 
-class JoinedDatabase:
+class JoinedDatabase(DatabaseAround):
     """A database whose first transaction inside `checked` is the check's, too."""
 
-    def __init__(self, database: Database) -> None:
-        self.database: Database = database
-        self.name = database.name
-        self.owner_is_process = database.owner_is_process
-
-    async def read(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        return await self._run(self.database.read, work, *args, **kwargs)
-
-    async def write(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        return await self._run(self.database.write, work, *args, **kwargs)
-
-    async def write_alone(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        return await self._run(self.database.write_alone, work, *args, **kwargs)
-
-    async def _run(
+    async def _carry(
         self,
         transaction: Callable[[Callable[[Connection], T]], Awaitable[T]],
-        work: Callable[Concatenate[Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
+        work: Callable[[Connection], T],
     ) -> T:
         pending = _pending.get()
         is_first = pending is not None and not pending.is_passed
@@ -82,12 +59,9 @@ class JoinedDatabase:
         def first_the_check(conn: Connection) -> T:
             if pending is not None and is_first:
                 pending.check(conn)
-            return work(conn, *args, **kwargs)
+            return work(conn)
 
         result = await transaction(first_the_check)
         if pending is not None:
             pending.is_passed = True
         return result
-
-    async def aclose(self) -> None:
-        await self.database.aclose()
