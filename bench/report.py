@@ -187,7 +187,7 @@ def markdown(rows: Sequence[Row], record: Record) -> str:
         "Medians of so many rounds; peers that take minutes took part in fewer.",
         f"{machine.get('cores')} cores {machine.get('cpu')}, {machine.get('memory_gib')} GiB,"
         f" Python {machine.get('python')}, data on {machine.get('filesystem')};"
-        f" {', '.join(days)}. Peers: {versions}.",
+        f" {', '.join(days)}." + (f" Peers: {versions}." if versions else ""),
     ]
     lines += [f"Could not run: {name}: {why}" for name, why in record.missing.items()]
     return "\n".join(lines)
