@@ -13,7 +13,6 @@ checksums: a store that refuses them is remembered, one that cannot be asked jus
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
@@ -21,10 +20,9 @@ from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 import anyio
 
 from ..errors import AsyncartError
-from ..model import UNKNOWN_TOKEN, new_object_id, object_key
 from ..stores import checksums
 from ..threads import run_blocking
-from .ledger import CLEANUP_S, Ledger
+from .trial import trial_key
 
 if TYPE_CHECKING:
     from ..catalog.protocol import Catalog
@@ -79,13 +77,5 @@ async def _found(store: S3Store, catalog: Catalog, entity: str) -> str | None:
 async def _probed(store: S3Store, catalog: Catalog, entity: str) -> str | None:
     from ..stores.probe import verified_checksum
 
-    object_id = new_object_id(time.time_ns() // 1_000_000)
-    key = object_key(object_id)
-    async with Ledger.open(catalog, entity) as ledger:
-        await ledger.register_upload(object_id, UNKNOWN_TOKEN, "")
-        try:
-            return await verified_checksum(store, key)
-        finally:
-            with anyio.move_on_after(CLEANUP_S, shield=True):
-                await store.delete([key])
-                await ledger.forget_upload(object_id)
+    async with trial_key(store, catalog, entity) as key:
+        return await verified_checksum(store, key)

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from ..aio.ledger import CLEANUP_S, Ledger
+from ..aio.trial import trial_key
 from ..errors import AsyncartError
-from ..model import UNKNOWN_TOKEN, new_object_id, object_key
 
 if TYPE_CHECKING:
     from ..catalog.protocol import Catalog
@@ -75,13 +74,5 @@ class Overwriting:
     async def _tried(self, store: S3Store) -> bool | None:
         from ..stores.probe import writes_once
 
-        object_id = new_object_id(time.time_ns() // 1_000_000)
-        key = object_key(object_id)
-        async with Ledger.open(self._catalog, self._entity) as ledger:
-            await ledger.register_upload(object_id, UNKNOWN_TOKEN, "")
-            try:
-                return await writes_once(store, key)
-            finally:
-                with anyio.move_on_after(CLEANUP_S, shield=True):
-                    await store.delete([key])
-                    await ledger.forget_upload(object_id)
+        async with trial_key(store, self._catalog, self._entity) as key:
+            return await writes_once(store, key)
