@@ -206,23 +206,21 @@ class _Pool:
                 stream.close()
 
     def _watch(self) -> None:
-        """Look after IDLE_S whether some are to be closed: nobody may ask for a connection any more."""
-        if self._is_watched:
+        """Close those that stay idle for IDLE_S: nobody may ask for a connection any more."""
+        oldest = min((idle[0].idle_since for idle in self._idle.values() if idle), default=None)
+        if oldest is None or self._is_watched:
             return
         self._is_watched = True
-        self._loop.call_later(IDLE_S, self._close_expired)
+        self._loop.call_at(oldest + IDLE_S, self._close_expired)
 
     def _close_expired(self) -> None:
         self._is_watched = False
-        for origin in list(self._idle):
-            self._expire(self._idle[origin])
-            if not self._idle[origin]:
-                del self._idle[origin]
-        if self._idle:
-            self._watch()
+        for idle in self._idle.values():
+            self._expire(idle)
+        self._watch()
 
     def _expire(self, idle: deque[Stream] | None) -> None:
-        while idle and idle[0].idle_since < self._loop.time() - IDLE_S:
+        while idle and idle[0].idle_since + IDLE_S <= self._loop.time():
             idle.popleft().close()
 
     async def connect(self, origin: Origin) -> Stream:
