@@ -31,9 +31,9 @@ from blake3 import blake3
 T = TypeVar("T")
 
 RACY_NS = 2_000_000_000  # git's rule; FAT stamps are that coarse, and clocks of file servers differ
+CHECKSUM_BYTES = 16
 # With rowids: a search in a table without them reads every blob that it compares a path with (folders of
 # 1,000 files: 90 KB each, 180 KB to write down one downloaded file).
-CHECKSUM_BYTES = 16
 SCHEMA = "CREATE TABLE IF NOT EXISTS folders (path TEXT PRIMARY KEY, files BLOB NOT NULL)"
 
 
