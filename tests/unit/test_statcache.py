@@ -21,6 +21,7 @@ from asyncart.engine.statcache import (
     Stamp,
     StatCache,
     packed,
+    sealed,
     signed,
     unpacked,
 )
@@ -280,14 +281,15 @@ def test_a_damaged_file_is_thrown_away_and_the_cache_works_again(
     [
         b"",
         b"\xc1",
-        one()[:-1],
-        one()[: len(one()) // 2],
-        one() + b"\0",
-        packed(3, []).replace(b"\x90", b"\x91\xa1f", 1),  # a name without a stamp or a digest
+        sealed(one())[:-1],
+        sealed(one())[: len(one()) // 2],
+        sealed(one()) + b"\0",
+        one(),
+        sealed(b"\xc1"),
         None,
         "text",
         # Whole in its form: the digest of another day beside the stamp of this one.
-        one().replace(DIGEST, OTHER),
+        sealed(one()).replace(DIGEST, OTHER),
     ],
 )
 def test_a_damaged_row_is_an_empty_folder(
