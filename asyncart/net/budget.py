@@ -25,12 +25,12 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from asyncart.config import MEMORY_BYTES
 from asyncart.errors import Invalid
 from asyncart.threads import run_blocking
 
 from .loops import Waiter
 
-DEFAULT_BYTES = 256 << 20
 SMALLEST_CLASS = 16 << 10
 KEPT_BYTES = 64 << 20  # for the next transfer of this process: enough for a small one
 # An idle buffer of up to twice the size serves as well, rather than to be unmapped for a new one: ranges of
@@ -100,7 +100,7 @@ class _Waiter(Waiter):
 class Budget:
     """`limit_bytes` of buffers. `used_bytes` are leased, `held_bytes` leased or kept for reuse."""
 
-    def __init__(self, limit_bytes: int = DEFAULT_BYTES) -> None:
+    def __init__(self, limit_bytes: int = MEMORY_BYTES) -> None:
         if limit_bytes <= 0:
             raise Invalid(f"memory budget of {limit_bytes} bytes: it must be positive")
         self.limit_bytes = limit_bytes
@@ -247,7 +247,7 @@ _process: tuple[int, Budget] | None = None
 _process_lock = threading.Lock()
 
 
-def process_budget(limit_bytes: int = DEFAULT_BYTES) -> Budget:
+def process_budget(limit_bytes: int = MEMORY_BYTES) -> Budget:
     """The budget that everything in this process shares: as large as the most that was asked for so far.
 
     Not the sum: two runs with the default limit use that limit together. Not the least either: a transfer
