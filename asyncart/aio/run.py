@@ -442,6 +442,10 @@ def _settings(
     project: str | None = None,
     **others: str | int | float,
 ) -> config.Settings:
+    if "objects" in others:
+        raise Invalid(
+            f"the setting `objects` is called `store` as an argument: store={others['objects']!r}"
+        )
     return config.load(
         home=None if home is None else os.fspath(home),
         objects=store,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import asyncart
+import asyncart.aio
 from asyncart import config
 from asyncart.errors import Invalid
 
@@ -94,6 +97,17 @@ def test_reading_settings_makes_nothing(tmp_path: Path) -> None:
     settings = config.load()
     assert settings.catalog_url
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "entrance", [asyncart.init, asyncart.Api, asyncart.aio.init, asyncart.aio.Api]
+)
+def test_the_setting_of_another_name_is_led_to_its_argument(entrance: Callable[..., Any]) -> None:
+    """`objects` in files and in the environment is the argument `store`."""
+    with pytest.raises(Invalid, match=r"called `store` as an argument: store='s3://bucket'"):
+        entrance(objects="s3://bucket")
+    with pytest.raises(Invalid, match="called `store`"):
+        entrance(objects="s3://bucket", store="s3://other")
 
 
 # --- paths --------------------------------------------------------------------------------------
