@@ -11,7 +11,8 @@ in this order:
    with it are over: a later one was never offered a condemned object;
 3. condemn everything else that nothing reaches. From now on it is offered to nobody; a writer who was
    told of it before may still commit it, which takes it back;
-4. delete the index rows of what is doomed, one object per transaction, so that writers need not wait.
+4. delete the index rows of what is doomed, one object per transaction, so that writers need not wait;
+5. forget what was answered to commits long ago (`commits.forget_drafts`), in steps as short as these.
 
 The caller deletes the bytes and then calls `forget_objects`. If it dies before, the next pass names
 the same objects again. Object ids are never reused, so being late cannot hurt anybody.

@@ -3,6 +3,10 @@
 `latest` follows commits by itself: it moves to what was logged last, also when that content was there
 already.
 
+A commit that is repeated gives the same answer. What was answered is kept for a day, by the database's
+clock: a client gives up after minutes, and whoever has kept a draft in hand for longer than that is answered
+by the version rule, as if it were another draft of the same content. Nothing else is decided by these rows.
+
 A version may have a time to live. It counts from when its content was logged last: to log it again is to
 want it. Then the longer wish wins, and no limit is the longest.
 """
@@ -14,7 +18,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import and_, bindparam, case, func, insert, select, update
+from sqlalchemy import and_, bindparam, case, delete, func, insert, select, update
 from sqlalchemy.engine import Connection, Row
 
 from asyncart.errors import Conflict, Invalid
@@ -25,6 +29,9 @@ from . import bulk, clock, contents, deletion, lineage, sessions, updates, versi
 from .protocol import Committed, Draft
 from .tables import OUTPUT, STORED, collections, drafts, objects, version_objects
 from .tables import versions as versions_table
+
+KEPT_S = 86_400.0
+FORGOTTEN_AT_ONCE = 1000  # milliseconds: nobody has to wait
 
 
 def commit_version(conn: Connection, session_id: str, draft: Draft) -> Committed:
@@ -52,7 +59,7 @@ def commit_version(conn: Connection, session_id: str, draft: Draft) -> Committed
         updates.point(conn, collection.id, alias, version)
     if draft.run_id is not None:
         lineage.record(conn, draft.run_id, version, OUTPUT)
-    done = {"id": draft.id, "version_id": version, "is_new": row is None}
+    done = {"id": draft.id, "version_id": version, "is_new": row is None, "committed_at": now}
     if not bulk.insert_if_new(conn, drafts, done):
         raise Conflict(f"draft {draft.id} was committed elsewhere; take a fresh draft id")
     conn.execute(
@@ -72,6 +79,18 @@ def committed_before(conn: Connection, draft: Draft) -> Committed | None:
         if row is None
         else Committed(versions.info_of(conn, row.version_id), is_new=row.is_new)
     )
+
+
+def forget_drafts(conn: Connection) -> bool:
+    """Forget some of the drafts that were committed more than a day ago; False if none may be left."""
+    old = (
+        select(drafts.c.id)
+        .where(drafts.c.committed_at <= clock.now(conn) - KEPT_S)
+        .order_by(drafts.c.committed_at)
+        .limit(FORGOTTEN_AT_ONCE)
+    )
+    gone = conn.execute(delete(drafts).where(drafts.c.id.in_(old))).rowcount
+    return gone == FORGOTTEN_AT_ONCE
 
 
 def _check_entity(conn: Connection, session: sessions.Session, draft: Draft) -> None:

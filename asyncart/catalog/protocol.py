@@ -219,7 +219,7 @@ class Catalog(Protocol):
     async def commit_version(self, session_id: str, draft: Draft) -> Committed:
         """The version rule, in one transaction: see DESIGN section 3.
 
-        Same draft id again: the same answer. Digest equals a live version's: that version, aliases and
+        Same draft id again, within a day: the same answer. Digest equals a live version's: that version, aliases and
         `latest` moved, lineage recorded; if it is damaged and the draft brings a manifest, that manifest
         replaces the damaged one, and every version that used the damaged objects keeps the new ones alive.
         Otherwise the next number. Conflict if an object of the draft is not stored, is damaged or was

@@ -27,7 +27,7 @@ from . import tables
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 # all in migrations/versions, oldest first; the last is what `tables` says
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 
 _stamp = Table(  # as Alembic makes it
     "alembic_version",

@@ -200,6 +200,8 @@ class SqlCatalog:
         if not dry_run:
             for object_ in await self.database.read(collector.doomed_listings):
                 await self.database.write(collector.remove_index_rows, object_)
+            while await self.database.write(commits.forget_drafts):
+                pass
         return collected
 
     async def forget_objects(self, object_ids: Sequence[str]) -> None:

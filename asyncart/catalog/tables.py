@@ -138,11 +138,12 @@ aliases = Table(
 )
 
 drafts = Table(
-    "drafts",  # which drafts were committed, and as what: a repeated commit gives the same answer
+    "drafts",  # which drafts were committed lately, and as what: see commits.py
     metadata,
     Column("id", Text, primary_key=True),
     Column("version_id", ForeignKey("versions.id"), nullable=False),
     Column("is_new", Boolean, nullable=False),
+    Column("committed_at", Double, nullable=False, server_default=text("0"), index=True),
     sqlite_with_rowid=False,
 )
 

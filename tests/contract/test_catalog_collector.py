@@ -18,9 +18,9 @@ from catalog_kinds import (
     sweep,
     writer,
 )
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
-from asyncart.catalog import tables
+from asyncart.catalog import commits, tables
 from asyncart.catalog.protocol import Collected, StoredObject
 from asyncart.errors import Conflict
 from asyncart.model import Chunk, PendingUpload
@@ -80,6 +80,24 @@ async def test_a_deleted_versions_objects_go_in_two_passes(catalog, writer):
     assert await catalog.collect() == Collected()
     assert await rows(catalog, "objects") == {"objects": 2}
     assert list(await late.stored("s")) == [digest("s")]
+
+
+async def test_the_answers_to_commits_are_kept_for_a_day(catalog, writer, monkeypatch):
+    """Then they go, a few at a time. Who asks again later gets the version that has the content."""
+    monkeypatch.setattr(commits, "FORGOTTEN_AT_ONCE", 2)
+    drafts = [await writer.draft(f"{number}") for number in range(6)]
+    done = [await catalog.commit_version(writer.session_id, draft) for draft in drafts]
+    column, key = tables.drafts.c.committed_at, tables.drafts.c.id
+    for each, age_s in (*[(old, commits.KEPT_S) for old in drafts[:5]], (drafts[5], 86_000.0)):
+        older = update(tables.drafts).where(key == each.id).values(committed_at=column - age_s)
+        await catalog.database.write(lambda conn, older=older: conn.execute(older) and None)
+    await catalog.collect(dry_run=True)
+    assert await rows(catalog, "drafts") == {"drafts": 6}
+    await catalog.collect()
+    assert await rows(catalog, "drafts", "versions") == {"drafts": 1, "versions": 6}
+    again = [await catalog.commit_version(writer.session_id, draft) for draft in drafts]
+    assert [each.version.id for each in again] == [each.version.id for each in done]
+    assert [each.is_new for each in again] == [False] * 5 + [True]
 
 
 async def test_a_dry_run_says_what_would_happen_and_does_nothing(catalog, writer):

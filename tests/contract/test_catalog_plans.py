@@ -12,7 +12,7 @@ from catalog_kinds import BIKES, Writer, digest, fresh_object, part, run, sweep
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import Connection
 
-from asyncart.catalog import claims, grants, open_catalog, ownership, versions
+from asyncart.catalog import claims, commits, grants, open_catalog, ownership, versions
 from asyncart.catalog.protocol import Compaction, Retention, Rewritten
 from asyncart.catalog.sql import SqlCatalog
 from asyncart.model import ManifestLocation, RunState
@@ -109,6 +109,7 @@ async def test_changing_and_deleting(catalog, scans):
     await writer.log("d")
     await catalog.prune_versions(BIKES, Retention(keep_last=1))
     await catalog.delete_collection(BIKES, delete_aliases=True)
+    await catalog.database.write(commits.forget_drafts)
     assert scans == {}
     await sweep(catalog)
     assert scans, "the collector looks at every object; if not, this test sees nothing"

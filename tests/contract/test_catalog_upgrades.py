@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from catalog_kinds import BIKES, Writer, catalog_url, digest
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.engine import Connection
 
 from asyncart.catalog import open_catalog, schema, tables, upgrade
@@ -56,6 +56,7 @@ def fill_0001(conn: Connection, with_deleted: bool) -> None:
         _insert(conn, "version_objects", version_id=number + 1, object=1)
         _insert(conn, "version_objects", version_id=number + 1, object=3)
     _insert(conn, "aliases", collection_id=1, alias="latest", version_id=3)
+    _insert(conn, "drafts", id="draft", version_id=3, is_new=True)
     _insert(conn, "contents", entity_id=1, digest=digest("a"), object=1, offset=0, size=5)
     if (
         conn.dialect.name == "postgresql"
@@ -96,6 +97,10 @@ async def test_an_0001_catalog_keeps_everything(catalog_url, with_deleted):
     # what was deleted is not known any more: every object that is needed may hold dead bytes
     loose = [each.object_id for each in await catalog.loose_objects()]
     assert loose == ([PACK] if with_deleted else [])
+    answered = await catalog.database.read(
+        lambda conn: [tuple(row) for row in conn.execute(select(tables.drafts))]
+    )
+    assert answered == [("draft", 3, True, 102.0)]  # a day later nobody asks for it any more
     writer = await Writer.begin(catalog)
     assert list(await writer.stored("a")) == [digest("a")]
     assert (await writer.log("new", ttl_s=60.0)).version.number == 3
