@@ -21,8 +21,9 @@ from ..config import Settings
 from ..engine.statcache import StatCache
 from ..engine.tasks import Threads, cleaned_up, settled
 from ..engine.tree import ManifestReader
-from ..errors import Denied, Invalid, Unavailable
+from ..errors import Denied, Full, Invalid, Unavailable
 from ..model import Content, Entry, ManifestLocation, VersionInfo
+from ..stores.disk import is_full
 from . import draftfolder, sent_checksum
 from .ledger import CLEANUP_S, Ledger
 
@@ -236,7 +237,7 @@ def manifest_reader(
     async def elsewhere() -> ManifestLocation:
         return (await (await catalog()).get_version(info.id)).manifest
 
-    return ManifestReader(store, info.manifest, threads, damaged, elsewhere)
+    return ManifestReader(store, info.manifest, threads, damaged, elsewhere, info.digest)
 
 
 async def _check_store(catalog: Catalog, settings: Settings) -> None:
@@ -265,7 +266,8 @@ def _prepare_home(settings: Settings) -> None:
             f"{settings.home} cannot be written: permission denied; set ASYNCART_HOME to a folder of yours"
         ) from error
     except OSError as error:
-        raise Unavailable(
+        kind = Full if is_full(error) else Unavailable
+        raise kind(
             f"{settings.home} cannot be made: {error.strerror or error}; set ASYNCART_HOME to another folder"
         ) from error
     draftfolder.sweep(settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,8 +45,9 @@ def answering() -> Iterator[None]:
         raise
     except OSError as error:
         from ..errors import Full, Unavailable
+        from ..stores.disk import is_full
 
-        kind = Full if error.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
+        kind = Full if is_full(error) else Unavailable
         raise kind(
             f"stdout: {error.strerror or error}: the answer is not complete; repeat it into another place"
         ) from error

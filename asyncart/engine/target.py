@@ -36,7 +36,7 @@ from contextlib import AbstractContextManager
 
 from blake3 import blake3
 
-from asyncart.errors import AsyncartError, Conflict, Denied, Invalid, NotFound, Unavailable
+from asyncart.errors import AsyncartError, Conflict, Denied, Full, Invalid, NotFound, Unavailable
 from asyncart.names import check_entry_path, is_safe_entry_path
 
 if sys.platform != "win32":
@@ -188,7 +188,7 @@ class Target:
 
         `key` stands for the content: an earlier attempt with the same path and key that was killed or
         `kept` is found again (`Partial.was_there`), and what is in it must be verified by the caller. Its
-        space is allocated now: Unavailable if it does not fit.
+        space is allocated now: Full if it does not fit.
         """
         directory, name = self._locate(path)
         partial = self._resume(directory, name, path, key)
@@ -450,9 +450,9 @@ class Target:
                     f"{full}: {reason}: allow writing there, or download into another folder"
                 )
             case errno.ENOSPC | errno.EDQUOT:
-                return Unavailable(
-                    f"{full}: {reason}: {needed:,} bytes are needed{self._free()}: free some space and run "
-                    "it again, what is there already will be kept"
+                return Full(
+                    f"{full}: {reason}{self._missing(error, needed)}: free some space, or download into "
+                    "another folder; run again, it goes on with what is there already"
                 )
             case errno.ENAMETOOLONG | errno.EILSEQ | errno.EINVAL:
                 return Invalid(
@@ -481,12 +481,15 @@ class Target:
                 )
         return Unavailable(f"{full}: {reason}: check the disk and run it again")
 
-    def _free(self) -> str:
-        try:
-            facts = os.statvfs(self.root)
-        except (OSError, AttributeError):
-            return ""
-        return f", {facts.f_bavail * facts.f_frsize:,} are free"
+    def _missing(self, error: OSError, needed: int) -> str:
+        """How much room there is too little, as far as it is known: of a quota the system does not say."""
+        said = f": {needed:,} bytes are needed" if needed else ""
+        if error.errno == errno.ENOSPC:
+            with contextlib.suppress(OSError, AttributeError):
+                facts = os.statvfs(self.root)
+                free = f"{facts.f_bavail * facts.f_frsize:,}"
+                said += f", {free} are free in {self.root}" if said else f": {free} bytes are free"
+        return said
 
 
 _NOWHERE = _Directory("", None, "", False)
@@ -521,7 +524,7 @@ class Partial:
         return self._fd
 
     def allocate(self, size: int) -> None:
-        """Give it its size and its space on the disk; Unavailable, and nothing left, if that is not to be had."""
+        """Give it its size and its space on the disk; Full, and nothing left, if that is not to be had."""
         try:
             if os.fstat(self._fd).st_size > size:
                 os.ftruncate(self._fd, size)

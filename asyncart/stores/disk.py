@@ -124,7 +124,7 @@ def translated(what: str, path: str, needs: int = 0) -> Iterator[None]:
 
 def translate(error: OSError, what: str, path: str, needs: int = 0) -> AsyncartError:
     """The asyncart error that says the same as `error`."""
-    if error.errno in _FULL:
+    if is_full(error):
         return disk_full(what, path, needs)
     if isinstance(error, FileNotFoundError):
         return NotFound(f"{what}: no such object ({path})")
@@ -133,6 +133,11 @@ def translate(error: OSError, what: str, path: str, needs: int = 0) -> AsyncartE
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return Unavailable(f"{what}: too many open files ({path}); raise `ulimit -n` and try again")
     return Unavailable(f"{what}: {error.strerror or error} ({path})")
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or a quota on it, has no room."""
+    return error.errno in _FULL
 
 
 def disk_full(what: str, path: str, needs: int) -> Full:

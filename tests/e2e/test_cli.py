@@ -555,6 +555,16 @@ def test_a_full_disk_behind_stdout_is_an_error(
     assert line.startswith("asyncart: Full: stdout: No space left on device: ")
 
 
+def test_a_full_disk_below_the_folder_is_an_error(shell: Shell, disk_1_mib: Path) -> None:
+    shell.write("data/big.bin", os.urandom(2 << 20))
+    shell("put", "data")
+    done = shell.run("get", "data:v0", str(disk_1_mib / "out"))
+    assert (done.returncode, done.stdout) == (6, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"asyncart: Full: {disk_1_mib}/out/big.bin: No space left on device: ")
+    assert f"{2 << 20:,} bytes are needed, {1 << 20:,} are free in {disk_1_mib}/out: " in line
+
+
 @pytest.mark.skipif(os.name == "nt", reason="shells of Unix")
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_standard_streams_may_be_closed(shell: Shell, data: Path, closed: str) -> None:

@@ -23,7 +23,7 @@ from asyncart.aio import commit
 from asyncart.aio.ledger import Ledger
 from asyncart.engine.listing import Listing
 from asyncart.engine.target import TEMP_SUFFIX
-from asyncart.errors import Conflict, Corrupt, NotFound, Unavailable
+from asyncart.errors import Conflict, Corrupt, Full, NotFound, Unavailable
 from asyncart.model import Progress
 from asyncart.workers import choice, downloading, wire
 from asyncart.workers.process import Worker
@@ -119,6 +119,18 @@ async def test_it_is_the_same_as_with_one_process(
     # what is in the tree twice is stored once, whoever read it
     extra = stored_bytes(home) - stored_bytes(tmp_path / "other")
     assert abs(extra) < 4096  # the manifests name other objects
+
+
+async def test_a_disk_that_they_fill(tree: Path, disk_1_mib: Path, started: list[Worker]) -> None:
+    """The error says the same as that of one process, and counts as its class."""
+    (tree / "large0").unlink()
+    (tree / "large1").write_bytes(os.urandom(1 << 20))
+    artifact = await log(tree)
+    with pytest.raises(
+        Full, match=rf"bytes are needed, [0-9,]+ are free in {disk_1_mib}/out: free"
+    ):
+        await artifact.download(disk_1_mib / "out")
+    assert len(started) == 4
 
 
 async def test_logging_again_sends_nothing(tree: Path, home: Path, started: list[Worker]) -> None:

@@ -12,7 +12,7 @@ from material import content, read_tree
 from services import mounted_disk
 from workplace import KIB, Place, check_hands_empty, temps_below, use_wrapped_stores
 
-from asyncart.errors import Unavailable
+from asyncart.errors import Full
 
 DISK_BYTES = 2 << 20
 MESSAGE = r"(?i)(disk full|no space|disk is full).*(free )"
@@ -39,7 +39,7 @@ def fill(disk: Path, leave: int) -> Path:
 async def test_log_to_a_full_disk(
     local_place: Place, disk: Path, kind: str, leave_kib: int
 ) -> None:
-    """However little room there is: Unavailable, what was logged stays, and logging again works."""
+    """However little room there is: Full, what was logged stays, and logging again works."""
     place = local_place
     place.url = str(disk / "store")
     size, count = (7 * KIB, 30) if kind == "small" else (100 * KIB, 2)
@@ -48,7 +48,7 @@ async def test_log_to_a_full_disk(
         before = await run.log_artifact(place.artifact({"x": b"before"}, "before"))
         filler = fill(disk, leave_kib * KIB)
         artifact = place.artifact(tree)
-        with pytest.raises(Unavailable, match=MESSAGE):
+        with pytest.raises(Full, match=MESSAGE):
             await run.log_artifact(artifact)
         check_hands_empty(place)
         place.check_store()
@@ -73,7 +73,7 @@ async def test_catalog_on_a_full_disk(local_place: Place, disk: Path, leave_kib:
         filler = fill(disk, leave_kib * KIB)
         tree = {f"f{i:04}": content(i, 20) for i in range(600)}
         artifact = place.artifact(tree)
-        with pytest.raises(Unavailable, match=MESSAGE):
+        with pytest.raises(Full, match=MESSAGE):
             await run.log_artifact(artifact)
         check_hands_empty(place)
         filler.unlink()
@@ -96,7 +96,7 @@ async def test_large_file_does_not_fit(
         artifact = await run.use_artifact("data:v0")
         assert place.store is not None
         place.store.clear()
-        with pytest.raises(Unavailable, match=MESSAGE) as caught:
+        with pytest.raises(Full, match=MESSAGE) as caught:
             await artifact.download(disk / "target")
         assert "large" in str(caught.value)
         assert f"{3 << 20:,} bytes are needed" in str(caught.value)
@@ -114,7 +114,7 @@ async def test_download_runs_full_and_continues(local_place: Place, disk: Path) 
         artifact = await run.log_artifact(place.artifact(tree))
         filler = fill(disk, 200 * KIB)
         target = disk / "target"
-        with pytest.raises(Unavailable, match=MESSAGE):
+        with pytest.raises(Full, match=MESSAGE):
             await artifact.download(target)
         check_hands_empty(place)
         assert not temps_below(target)
@@ -122,3 +122,25 @@ async def test_download_runs_full_and_continues(local_place: Place, disk: Path) 
         filler.unlink()
         await artifact.download(target)
         assert read_tree(target) == tree
+
+
+async def test_checkout_runs_full_and_continues(local_place: Place, disk: Path) -> None:
+    """What a checkout replaces is not given up for what does not fit."""
+    place = local_place
+    old = {f"f{i:03}": content(i, 7 * KIB) for i in range(20)} | {"extra": b"x"}
+    new = {f"f{i:03}": content((i, "new"), 7 * KIB) for i in range(100)}
+    async with place.init() as run:
+        artifact = await run.log_artifact(place.artifact(new))
+        target = disk / "target"
+        for path, data in old.items():
+            target.mkdir(exist_ok=True)
+            (target / path).write_bytes(data)
+        filler = fill(disk, 100 * KIB)
+        with pytest.raises(Full, match=MESSAGE):
+            await artifact.checkout(target)
+        check_hands_empty(place)
+        assert not temps_below(target)
+        assert read_tree(target).keys() >= old.keys()
+        filler.unlink()
+        await artifact.checkout(target)
+        assert read_tree(target) == new

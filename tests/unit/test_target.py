@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import socket
 import stat
@@ -19,7 +20,7 @@ import pytest
 
 from asyncart.engine import target as target_module
 from asyncart.engine.target import Target
-from asyncart.errors import AsyncartError, Conflict, Denied, Invalid, NotFound, Unavailable
+from asyncart.errors import AsyncartError, Conflict, Denied, Full, Invalid, NotFound, Unavailable
 
 HELLO = memoryview(b"hello")
 Writer = Callable[[Target, str], None]
@@ -511,13 +512,44 @@ def test_names_that_the_file_system_refuses_are_invalid(
         target.write_file("a", HELLO, False)
 
 
+def test_a_full_disk_is_told_in_numbers_as_far_as_they_are_known(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a quota leaves nobody says, and a folder needs nothing that could be named."""
+
+    def said(call: str, number: int) -> str:
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, refuse)
+            with pytest.raises(Full) as caught:
+                target.write_file("d/a", HELLO, False)
+        return str(caught.value)
+
+    root, go_on = (
+        re.escape(target.root),
+        "free some space, or download into another folder; run again",
+    )
+    full, quota = os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)
+    assert re.match(
+        rf"{root}/d: {full}: [0-9,]+ bytes are free: {go_on}", said("mkdir", errno.ENOSPC)
+    )
+    assert said("mkdir", errno.EDQUOT).startswith(f"{target.root}/d: {quota}: {go_on}")
+    pattern = rf"{root}/d/a: {full}: 5 bytes are needed, [0-9,]+ are free in {root}: {go_on}"
+    assert re.match(pattern, said("write", errno.ENOSPC))
+    assert said("write", errno.EDQUOT).startswith(
+        f"{target.root}/d/a: {quota}: 5 bytes are needed: {go_on}"
+    )
+
+
 @pytest.mark.parametrize(
     ("number", "kind"),
     [
         (errno.EACCES, Denied),
         (errno.EROFS, Denied),
-        (errno.ENOSPC, Unavailable),
-        (errno.EDQUOT, Unavailable),
+        (errno.ENOSPC, Full),
+        (errno.EDQUOT, Full),
         (errno.EIO, Unavailable),
         (errno.EMFILE, Unavailable),
         (errno.EFBIG, Unavailable),

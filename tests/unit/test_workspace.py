@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import asyncart.aio
 from asyncart import config
 from asyncart.aio.workspace import Workspace
+from asyncart.errors import Full
 
 
 async def test_nothing_is_kept_of_settings_that_nobody_uses_any_more(tmp_path: Path) -> None:
@@ -44,3 +46,17 @@ async def test_an_artifact_in_hand_opens_the_connections_again(
         artifact = await run.log_artifact(str(tmp_path / "x"), "data")
     assert [entry.path for entry in await artifact.files()] == ["x"]
     await asyncart.aio.Api(home=tmp_path / "home").aclose()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_a_home_for_which_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "makedirs", refuse)
+    with pytest.raises(
+        Full, match=f"home cannot be made: {os.strerror(number)}; set ASYNCART_HOME"
+    ):
+        await asyncart.aio.Api(home=tmp_path / "home").projects()
