@@ -6,7 +6,7 @@ Promised:
   along a redirect, and is in no log line, repr or error;
 - every wait ends: connecting, a server that says nothing, and repeats that bring no progress;
 - lost connections, stalls, 408, 425, 429 and 5xx are repeated after a full-jitter back-off, not before
-  `Retry-After`. Calls name what they make, so that again is the same; the few that do not carry an
+  `Retry-After`, and the log says so when it takes more than a moment. Calls name what they make, so that again is the same; the few that do not carry an
   `Idempotency-Key`;
 - what the server refuses is raised as the class that it raised, with its words; the request's id is a note.
 
@@ -40,6 +40,7 @@ from asyncart.origins import check_origin
 from . import answers
 from .aiohttp_plane import AiohttpPlane
 from .answers import FEW, MANY, Failed, Reply, Target
+from .notice import Notice
 from .plane import CONNECT_S, MAX_REDIRECTS, STALL_S, ResponseHead, proxy_for, redirected
 from .retry import PATIENCE_S, backoff_s
 from .urls import SignedUrls
@@ -114,6 +115,7 @@ class ServerClient:
         self._plane = AiohttpPlane(stall_s=stall_s, connect_s=connect_s)
         self._connect_s = connect_s
         self._was_reached = False
+        self._notice = Notice(logger)
         self._scopes: dict[str, _Scope] = {}
         self._optional: list[_Asked] = []
 
@@ -259,7 +261,13 @@ class ServerClient:
             if tries > 1:
                 failed.error.add_note(f"{tries} attempts, {elapsed_s:.0f} s")
             raise failed
-        logger.info("again in %.1f s, because %s", delay, failed.error)
+        self._notice.repeating(
+            failed.error,
+            now_s=time.monotonic(),
+            elapsed_s=elapsed_s,
+            delay_s=delay,
+            patience_s=patience_s,
+        )
         return delay
 
     # one request
@@ -362,7 +370,8 @@ class ServerClient:
         elif isinstance(error, aiohttp.ClientConnectorDNSError):
             detail, tries = f"its name is not known ({error.os_error.strerror})", FEW
         elif isinstance(error, aiohttp.ClientConnectorError):
-            detail = error.os_error.strerror or str(error.os_error)
+            number = error.os_error.errno  # asyncio's own words for it repeat the address
+            detail = os.strerror(number) if number else str(error.os_error)
         return Failed(
             Unavailable(
                 f"{self.origin}: no answer to {name}: {detail}; check the network, and that the server runs"

@@ -11,6 +11,7 @@ that loops: sign, wait for a turn, attempt, decide. Promised to its callers:
   times, because some servers behind one name may be sane: then it is an error;
 - repeats of all transfers together are limited per second, so that a broken store is not hammered by
   hundreds of streams; who finds the limit reached waits longer, and fails only by its own patience;
+- the log says that something is repeated when it takes more than a moment (see `notice`);
 - what leaves is one of `asyncart.errors`, with what failed, on what, why and what to do. Never a query
   string: it contains the signature.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 import random
 import threading
 import time
@@ -37,6 +39,7 @@ from asyncart.errors import (
     Unavailable,
 )
 
+from .notice import Notice
 from .pace import Pace, Rate
 from .plane import (
     AttemptError,
@@ -46,6 +49,8 @@ from .plane import (
     error_code,
     malformed,
 )
+
+logger = logging.getLogger("asyncart.transfer")
 
 FIRST_BACKOFF_S = 0.1
 LONGEST_BACKOFF_S = 20.0
@@ -171,6 +176,7 @@ class Transfer:
         self.rate = rate
         self.patience_s = patience_s
         self._retries = retries if retries is not None else RetryBudget()
+        self._notice = Notice(logger)
 
     async def get_range(
         self, what: str, sign: Sign, offset: int, buffer: memoryview
@@ -243,6 +249,15 @@ class Transfer:
                     delay = max(delay, self._retries.reserve(now))
                 if decision.step is Step.GIVE_UP or history.elapsed_s + delay > self.patience_s:
                     raise public_error(doing, what, error, history) from error
+                if decision.step is Step.RETRY:
+                    self._notice.repeating(
+                        f"{what}: {doing} failed: {error}",
+                        now_s=now,
+                        elapsed_s=history.elapsed_s,
+                        delay_s=delay,
+                        patience_s=self.patience_s,
+                        is_throttled=is_throttled(error),
+                    )
                 why_sign = error if decision.step is Step.RE_SIGN else None
                 history = after(history, error, decision)
             await asyncio.sleep(delay)
@@ -260,7 +275,7 @@ class Transfer:
             try:
                 head, moved = await attempt(signed)
             except AttemptError as error:
-                slot.failed(error.received, is_throttled=error.status in (429, 503))
+                slot.failed(error.received, is_throttled=is_throttled(error))
                 if self.rate is not None:
                     self.rate.give_back(size - error.received)
                 raise
@@ -275,6 +290,11 @@ def after(history: History, error: AttemptError, decision: Decision) -> History:
         malformed=history.malformed + (error.reason is Reason.MALFORMED),
         was_re_signed=history.was_re_signed or decision.step is Step.RE_SIGN,
     )
+
+
+def is_throttled(error: AttemptError) -> bool:
+    """Whether the store asks for fewer requests."""
+    return error.status in (429, 503)
 
 
 def check_same(etag: str | None, head: ResponseHead) -> None:

@@ -15,6 +15,7 @@ told from a lost connection.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import re
@@ -32,6 +33,7 @@ from asyncart.engine.tasks import Threads
 from asyncart.errors import AsyncartError, Conflict, Denied, Invalid, NotFound, TransferError
 from asyncart.model import Entry, Reference
 from asyncart.net.aiohttp_plane import AiohttpPlane
+from asyncart.net.notice import Notice
 from asyncart.net.plane import (
     CREEP_BYTES,
     ERROR_BODY_BYTES,
@@ -54,6 +56,7 @@ from asyncart.net.retry import (
     Step,
     after,
     decide,
+    is_throttled,
     public_error,
 )
 
@@ -67,6 +70,7 @@ _CONTENT_RANGE = re.compile(
 _PLAIN_URL = re.compile(r"[!#$%&'()*+,./0-9:;=?@A-Z\[\]_a-z~-]+")
 _IDENTITY = {"Accept-Encoding": "identity"}  # ETag, length and ranges of a compressed answer differ
 _retries = RetryBudget()  # of all web references together
+_notice = Notice(logging.getLogger("asyncart.references"))
 
 
 class Web:
@@ -203,6 +207,14 @@ class Web:
                 delay = max(decision.delay_s, _retries.reserve(now))
                 if decision.step is not Step.RETRY or history.elapsed_s + delay > self._patience_s:
                     raise _public_error(path, uri, error, history) from error
+                _notice.repeating(
+                    f"{path}: {public(uri)}: {error}",
+                    now_s=now,
+                    elapsed_s=history.elapsed_s,
+                    delay_s=delay,
+                    patience_s=self._patience_s,
+                    is_throttled=is_throttled(error),
+                )
                 history = after(history, error, Decision(Step.RETRY))
             await anyio.sleep(delay)
 

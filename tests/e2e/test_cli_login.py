@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import stat
 import subprocess
 from pathlib import Path
@@ -77,3 +79,19 @@ def test_the_key_of_the_environment_is_not_shown(shell: Shell, asyncart_server: 
 def test_without_a_terminal_the_key_comes_from_stdin(shell: Shell) -> None:
     assert "--key-stdin" in shell.error("login", "https://nobody.invalid", code=2)
     assert "plain http" in shell.error("login", "http://art.example.com", code=2)
+
+
+def test_a_server_that_is_down_is_waited_for_aloud(shell: Shell) -> None:
+    """Before the end of the patience the user sees why nothing happens; Ctrl-C then ends it as ever."""
+    with socket.socket() as bound:  # nobody listens, and nobody else gets the port
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        waiting = shell.start("ls", env=shell.environment | {"ASYNCART_SERVER": url})
+        assert waiting.stderr is not None
+        said = waiting.stderr.readline().decode()
+        assert said.startswith(f"asyncart: {url}: no answer to ")
+        assert "Connection refused" in said
+        assert "; trying again, for up to 1" in said
+        waiting.send_signal(signal.SIGINT)
+        _, rest = waiting.communicate(timeout=60)
+    assert (waiting.returncode, rest.decode().startswith("asyncart: interrupted")) == (130, True)

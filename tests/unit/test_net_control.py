@@ -219,6 +219,25 @@ async def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
         await client.aclose()
 
 
+async def test_a_server_that_is_away_for_a_moment_is_waited_for_aloud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the answer then is that of a call that nothing happened to."""
+
+    async def at_once(delay: float) -> None:
+        assert delay == 1.5
+
+    monkeypatch.setattr(control, "backoff_s", lambda failures, jitter: 1.5)
+    async with answered_by(Script(reset, reset, lambda: json(ME))) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(control.asyncio, "sleep", at_once)
+            assert await client.call(*ABOUT) == ME
+    [told] = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert told.name == "asyncart.server"
+    assert told.getMessage().startswith(f"{client.origin}: no answer to about_me: ")
+    assert told.getMessage().endswith("; trying again, for up to 15 s")
+
+
 async def test_silence_is_bounded() -> None:
     """Before the answer and in the middle of it."""
 

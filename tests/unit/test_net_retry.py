@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -320,6 +321,20 @@ async def test_a_get_starts_over_when_the_object_changed() -> None:
     plane = Script(broken(100, "other"))
     await Transfer(plane).get_range("o", sign, 0, memoryview(buffer))
     assert plane.calls == [(0, 1000), (100, 900), (0, 1000)]
+
+
+async def test_a_store_that_is_away_for_a_moment_is_waited_for_aloud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Never with the signature of the URL."""
+    monkeypatch.setattr(retry, "backoff_s", lambda failures, jitter: 1.5)
+    plane = Script(AttemptError(Reason.CONNECT, "refused"), broken(0), answered(503))
+    await Transfer(plane).get_range("s3://b/o", sign, 0, memoryview(bytearray(8)))
+    [told] = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert told.name == "asyncart.transfer"
+    said = "s3://b/o: reading failed: could not connect: refused; trying again, for up to 120 s"
+    assert told.getMessage() == said
+    assert "secret" not in caplog.text
 
 
 async def test_progress_renews_patience() -> None:
