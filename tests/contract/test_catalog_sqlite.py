@@ -18,9 +18,9 @@ from pathlib import Path
 import anyio
 import pytest
 from catalog_kinds import BIKES, Writer, digest, fresh_object
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, select, text, update
 
-from asyncart.catalog import open_catalog, owner, schema, sqlite, upgrade
+from asyncart.catalog import open_catalog, owner, schema, sessions, sqlite, tables, upgrade
 from asyncart.catalog.sql import SqlCatalog
 from asyncart.errors import Corrupt, Denied, Invalid, NotFound, Unavailable
 
@@ -500,6 +500,35 @@ def test_owners_that_cannot_be_judged_are_alive():
     assert owner.is_gone(seen)  # a zombie
     child.wait()
     assert owner.is_gone(seen)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+async def test_sessions_that_are_long_over_are_forgotten_without_a_collection(path, monkeypatch):
+    """While others begin: all but those that the next attempt may continue, or whose process may live."""
+    monkeypatch.setattr(sessions, "FORGETS_EVERY", 4)
+    monkeypatch.setattr(sessions, "LOOKS_AT", 8)
+    catalog = await open_catalog(str(path))
+    place, pid, started = owner.this_process().rsplit(" ", 2)
+    gone = f"{place} {pid} {int(started) - 1}"
+    kept = await catalog.begin_session("me")  # its process may wake up again
+    lease = await catalog.begin_session("me")
+    await catalog.end_session(lease)
+    left = [await catalog.begin_session("me") for _ in range(20)]
+    killed, ended = left[:10], left[10:]
+    for session_id in ended:
+        await catalog.end_session(session_id)
+    by_id = tables.sessions.c.public_id
+    late = update(tables.sessions).where(by_id != lease).values(expires_at=1.0)
+    died = update(tables.sessions).where(by_id.in_(killed)).values(owner=gone)
+    for change in (late, died):
+        await catalog.database.write(lambda conn, change=change: conn.execute(change) and None)
+    new = [await catalog.begin_session("me") for _ in range(16)]
+    there = await catalog.database.read(
+        lambda conn: list(conn.execute(select(by_id).order_by(tables.sessions.c.id)).scalars())
+    )
+    assert there == [kept, lease, *new]
+    await catalog.renew_session(kept)
+    await catalog.aclose()
 
 
 # the disk
