@@ -135,6 +135,24 @@ def translate(error: OSError, what: str, path: str, needs: int = 0) -> AsyncartE
     return Unavailable(f"{what}: {error.strerror or error} ({path})")
 
 
+@contextmanager
+def translated_folder(path: str) -> Iterator[None]:
+    """`translated` around the making of a folder for objects: it is the folder that is wrong then, no object."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise disk_full(f"{path} cannot be made", path, 0) from error
+        if isinstance(error, FileExistsError):
+            what = "is not a folder, and objects belong there: move it away"
+        else:
+            what = f"cannot be made, and objects belong there: {error.strerror}: make it"
+        is_denied = isinstance(error, PermissionError) or error.errno == errno.EROFS
+        raise (Denied if is_denied else Unavailable)(
+            f"{path} {what}, or set `objects` to another folder"
+        ) from error
+
+
 def is_full(error: OSError) -> bool:
     """Whether the disk, or a quota on it, has no room."""
     return error.errno in _FULL

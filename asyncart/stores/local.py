@@ -313,9 +313,13 @@ class LocalStore:
         if not os.path.isdir(directory):
             parent = os.path.dirname(directory)
             self._make_directory(parent)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(directory)
-            disk.sync_directory(parent)
+            with disk.translated_folder(directory):
+                try:
+                    os.mkdir(directory)
+                except FileExistsError:
+                    if not os.path.isdir(directory):
+                        raise
+                disk.sync_directory(parent)
         self._known_directories.add(directory)
 
     def _publish(self, temp: str, path: str) -> None:
@@ -445,7 +449,7 @@ def _unlink(path: str) -> bool:
     """Whether there was something to remove."""
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from store_kinds import read, send, views
 
-from asyncart.errors import Invalid, Unavailable
+from asyncart.errors import Denied, Full, Invalid, Unavailable
 from asyncart.stores import disk, links, open_store
 from asyncart.stores.local import LocalStore, TempName, boot_id
 from asyncart.stores.memory import MemoryStore
@@ -158,6 +159,57 @@ def test_temp_names_are_read_back_as_they_were_written() -> None:
     assert temp.is_writer_alive == bool(boot_id())
     for other in (".tmp", "x.tmp", ".x.tmp", ".x.1-2.tmp", ".x.a-b-c.tmp", ".x.a-1-c", "", "."):
         assert TempName.parse(other) is None
+
+
+# Folders that cannot be
+
+
+async def test_what_is_no_folder_is_named(tmp_path: Path) -> None:
+    """By every way of writing; nothing else is said, and what was there stays."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    for root in ("file", "file/below/it", "link"):
+        store = LocalStore(tmp_path / root)
+        named = tmp_path / root.partition("/")[0]
+        says = (
+            rf"^{named} is not a folder, and objects belong there: move it away, or set `objects`"
+        )
+        with pytest.raises(Unavailable, match=says):
+            await store.write(KEY, views(b"abc"))
+        with pytest.raises(Unavailable, match=says):
+            await store.begin_upload(KEY)
+        with pytest.raises(Unavailable, match=says):
+            await store.adopt(KEY, __file__)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["file", "link"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "says"),
+    [
+        (
+            errno.EACCES,
+            Denied,
+            "cannot be made, and objects belong there: Permission denied: make it",
+        ),
+        (errno.EROFS, Denied, "cannot be made, and objects belong there: Read-only file system"),
+        (errno.ENOENT, Unavailable, "cannot be made, and objects belong there: No such file"),
+        (errno.ENOSPC, Full, "cannot be made: disk full"),
+        (errno.EDQUOT, Full, "cannot be made: disk full"),
+    ],
+)
+async def test_a_folder_that_cannot_be_made_is_named(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int, kind: type, says: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", refuse)
+        with pytest.raises(kind, match=f"^{store.root} {says}"):
+            await store.write(KEY, views(b"abc"))
+    await store.write(KEY, views(b"abc"))
+    assert await read(store, KEY, 3) == b"abc"
 
 
 # Full disks

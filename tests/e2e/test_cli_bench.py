@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -160,6 +161,23 @@ def test_doctor_says_what_is_wrong_with_a_url(shell: Shell) -> None:
     for url in ("ftp://somewhere", "s3://", "s3://bucket/a//b"):
         report = shell.json("doctor", url, code=2)
         assert states(report, "store") == {"URL": "failure"}
+
+
+def test_doctor_says_what_is_wrong_with_a_folder(shell: Shell) -> None:
+    """And `put` says the same: it is about the folder, not about an object that nobody asked for."""
+    shell.write("data/a.txt", "one")
+    (shell.folder / "taken").write_text("not a folder")
+    (shell.folder / "link").symlink_to("nowhere")
+    for store in ("taken", "taken/below", "link"):
+        said = f"{shell.folder}/{store.partition('/')[0]} is not a folder, and objects belong there: move it"
+        report = shell.json("doctor", f"{shell.folder}/{store}", code=6)
+        assert by_name(report)["store/put"]["text"].startswith(said)
+        done = shell.run(
+            "put", "data", env={**shell.environment, "ASYNCART_OBJECTS": f"{shell.folder}/{store}"}
+        )
+        [line] = done.stderr.splitlines()
+        assert (done.returncode, line.startswith(f"asyncart: Unavailable: {said}")) == (6, True)
+        shutil.rmtree(shell.home)
 
 
 # --- doctor: a bucket ---
