@@ -7,7 +7,7 @@ dead process loses them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -20,6 +20,8 @@ from ..errors import Unavailable
 from ..model import Chunk, Content, Extent, PendingUpload, UploadPart
 
 CLEANUP_S = 5.0
+
+First = Callable[[Catalog], Awaitable[None]]
 
 
 @runtime_checkable
@@ -34,20 +36,24 @@ class AtOnce(Protocol):
 class Ledger:
     """Implements `engine.index.Index`."""
 
-    def __init__(self, catalog: Catalog, session_id: str) -> None:
+    def __init__(self, catalog: Catalog, session_id: str, first: First | None = None) -> None:
         self.catalog = catalog
         self.session_id = session_id
+        self._first = first
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, catalog: Catalog, entity: str) -> AsyncIterator[Ledger]:
+    async def open(
+        cls, catalog: Catalog, entity: str, first: First | None = None
+    ) -> AsyncIterator[Ledger]:
+        """`first` is awaited before the catalog hears of the first object that is stored."""
         begun: list[str] = []
         try:
             await settled(partial(catalog.begin_session, entity), begun.append)
             (session_id,) = begun
             async with task_group() as group:
                 group.start_soon(_keep_alive, catalog, session_id)
-                yield cls(catalog, session_id)
+                yield cls(catalog, session_id, first)
                 group.cancel_scope.cancel()
         finally:
             for session_id in begun:
@@ -85,6 +91,9 @@ class Ledger:
         objects: Sequence[tuple[str, int, Sequence[tuple[Chunk, int]]]],
         contents: Sequence[Content],
     ) -> None:
+        if self._first is not None:
+            await self._first(self.catalog)
+            self._first = None
         stored = [StoredObject(name, size, tuple(chunks)) for name, size, chunks in objects]
         await self.catalog.add_stored(self.session_id, stored, contents)
 

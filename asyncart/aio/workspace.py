@@ -52,6 +52,7 @@ class Workspace:
         self._opening = anyio.Lock()
         self._catalog: Catalog | None = None
         self._store: Store | None = None
+        self._is_store_known = bool(settings.server)
         self._api_key = ""
         self._entity = settings.entity
 
@@ -109,7 +110,8 @@ class Workspace:
             opened: list[Catalog] = []
             try:
                 await settled(partial(open_catalog, self.settings.catalog_url), opened.append)
-                await _check_store(opened[0], self.settings)
+                known = await _check_store(opened[0], self.settings)
+                self._is_store_known = known is not None
                 plain = await open_configured(
                     self.settings.objects_url,
                     stall_timeout_s=self.settings.stall_timeout_s,
@@ -144,7 +146,9 @@ class Workspace:
     @asynccontextmanager
     async def session(self, entity: str) -> AsyncIterator[Ledger]:
         """A writer's lease on the catalog, renewed until the block ends."""
-        async with Ledger.open(await self.catalog(), entity) as ledger:
+        catalog = await self.catalog()
+        first = None if self._is_store_known else partial(_claim_store, self.settings)
+        async with Ledger.open(catalog, entity, first) as ledger:
             yield ledger
 
     def crew(self, files: int) -> AbstractAsyncContextManager[Crew]:
@@ -240,16 +244,24 @@ def manifest_reader(
     return ManifestReader(store, info.manifest, threads, damaged, elsewhere, info.digest)
 
 
-async def _check_store(catalog: Catalog, settings: Settings) -> None:
-    """A catalog's objects are in one store: in another one nothing that it names would be found."""
+async def _check_store(catalog: Catalog, settings: Settings) -> str | None:
+    """A catalog's objects are in one store: in another one nothing that it names would be found.
+
+    Returns the store that it knows. None: nothing was stored yet, and a mistyped one can still be corrected.
+    """
     wanted = settings.objects or DEFAULT_STORE
     known = await catalog.get_fact("store")
-    if known is None:
-        await catalog.set_fact("store", wanted)
-    elif known != wanted:
+    if known not in (None, wanted):
         raise Invalid(
             f"the objects of catalog {settings.catalog_url} are in {known}, not in {wanted}; {how_to_meet(known)}"
         )
+    return known
+
+
+async def _claim_store(settings: Settings, catalog: Catalog) -> None:
+    """An object is stored: from now on the catalog's objects are there."""
+    if await _check_store(catalog, settings) is None:
+        await catalog.set_fact("store", settings.objects or DEFAULT_STORE)
 
 
 def how_to_meet(known: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 import asyncart.aio
 from asyncart import config
 from asyncart.aio.workspace import Workspace
-from asyncart.errors import Full
+from asyncart.errors import Full, Invalid, Unavailable
 
 
 async def test_nothing_is_kept_of_settings_that_nobody_uses_any_more(tmp_path: Path) -> None:
@@ -60,3 +60,43 @@ async def test_a_home_for_which_there_is_no_room(
         Full, match=f"home cannot be made: {os.strerror(number)}; set ASYNCART_HOME"
     ):
         await asyncart.aio.Api(home=tmp_path / "home").projects()
+
+
+async def test_a_store_that_never_took_an_object_can_be_corrected(tmp_path: Path) -> None:
+    """Neither looking nor a log that failed binds the catalog to it; the first object that is stored does."""
+    (tmp_path / "taken").write_text("not a folder")
+    (tmp_path / "x").write_text("x")
+
+    async def log(store: Path) -> None:
+        async with asyncart.aio.init("p", home=tmp_path / "home", store=str(store)) as run:
+            await run.log_artifact(str(tmp_path / "x"), "data")
+
+    async with asyncart.aio.Api(home=tmp_path / "home", store=str(tmp_path / "other")) as api:
+        assert await api.projects() == []
+    with pytest.raises(Unavailable, match="taken is not a folder"):
+        await log(tmp_path / "taken")
+    await log(tmp_path / "right")
+    for wrong in ("taken", "other"):
+        with pytest.raises(Invalid, match=rf"are in {tmp_path}/right, not in {tmp_path}/{wrong}"):
+            await log(tmp_path / wrong)
+    await log(tmp_path / "right")
+
+
+async def test_of_two_first_stores_one_is_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were opened before anything was stored: the second one to store is told."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text("x")
+    stores = [str(tmp_path / "one"), str(tmp_path / "two")]
+    async with (
+        asyncart.aio.init("p", home=tmp_path / "home", store=stores[0]) as first,
+        asyncart.aio.init("p", home=tmp_path / "home", store=stores[1]) as second,
+    ):
+        await first.log_artifact("x", "data")
+        for name, content in (("other", "x"), ("data", "y")):
+            (tmp_path / "x").write_text(content)
+            with pytest.raises(Invalid, match=r"are in .*/one, not in .*/two"):
+                await second.log_artifact("x", name)
+        await first.log_artifact("x", "data")
+        assert (await first.use_artifact("data:v1")).file_count == 1
