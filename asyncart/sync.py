@@ -140,17 +140,27 @@ class Api(Twin):
         return [Artifact._of(item) for item in call(self._aio.run_outputs, run_id)]
 
     def delete_collection(
-        self, name: str, *, delete_aliases: bool = False, dry_run: bool = False
+        self,
+        name: str,
+        *,
+        delete_aliases: bool = False,
+        expected: Iterable[Artifact] | None = None,
+        dry_run: bool = False,
     ) -> list[Artifact]:
         """Delete all versions of a name; returns them, newest first. Its numbers are not used again.
 
         Raises NotFound, and Conflict while aliases other than `latest` exist, unless `delete_aliases`.
-        With `dry_run` nothing is deleted.
+        With `dry_run` nothing is deleted. What that returned may be given as `expected`: then nothing else is
+        deleted, and a Conflict is raised if the name has other versions by now.
         """
         return [
             Artifact._of(item)
             for item in call(
-                self._aio.delete_collection, name, delete_aliases=delete_aliases, dry_run=dry_run
+                self._aio.delete_collection,
+                name,
+                delete_aliases=delete_aliases,
+                expected=aio_of(expected),
+                dry_run=dry_run,
             )
         ]
 
@@ -161,6 +171,7 @@ class Api(Twin):
         keep_last: int | None = None,
         older_than: timedelta | None = None,
         keep_aliased: bool = True,
+        expected: Iterable[Artifact] | None = None,
         dry_run: bool = False,
     ) -> list[Artifact]:
         """Delete the versions of a name that no rule keeps; returns them, newest first.
@@ -168,7 +179,8 @@ class Api(Twin):
         The newest `keep_last` stay, and what was logged (again) within `older_than`; of the rules that are
         given, each must let a version go. Aliases other than `latest` protect it, unless `keep_aliased`
         is False: then they go with it. The version that `latest` points to always stays. With `dry_run`
-        nothing is deleted. Raises NotFound, and Invalid without any rule.
+        nothing is deleted. What that returned may be given as `expected`: then nothing else is deleted, and a
+        Conflict is raised if the rules let others go by now. Raises NotFound, and Invalid without any rule.
         """
         return [
             Artifact._of(item)
@@ -178,6 +190,7 @@ class Api(Twin):
                 keep_last=keep_last,
                 older_than=older_than,
                 keep_aliased=keep_aliased,
+                expected=aio_of(expected),
                 dry_run=dry_run,
             )
         ]

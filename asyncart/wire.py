@@ -365,17 +365,19 @@ class DeleteVersion(Request, frozen=True, kw_only=True):
 
 
 class DeleteCollection(Request, frozen=True, kw_only=True):
-    """All its versions, and the name."""
+    """All its versions, and the name. With `expected`: only if these numbers are all that it has."""
 
     entity: str
     project: str
     collection: str
     delete_aliases: bool = False
+    expected: list[int] | None = None
     dry_run: bool = False
 
 
 class PruneVersions(Request, frozen=True, kw_only=True):
-    """Delete what the rules do not keep: see `catalog.protocol.Retention`."""
+    """Delete what the rules do not keep: see `catalog.protocol.Retention`. With `expected`: only if it is the
+    versions of these numbers."""
 
     entity: str
     project: str
@@ -383,6 +385,7 @@ class PruneVersions(Request, frozen=True, kw_only=True):
     keep_last: int | None = None
     older_than_s: float | None = None
     keep_aliased: bool = True
+    expected: list[int] | None = None
     dry_run: bool = False
 
 

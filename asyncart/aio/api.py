@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import timedelta
 from types import TracebackType
 
@@ -105,17 +106,27 @@ class Api:
         return [Artifact._logged(info, workspace) for info in found]
 
     async def delete_collection(
-        self, name: str, *, delete_aliases: bool = False, dry_run: bool = False
+        self,
+        name: str,
+        *,
+        delete_aliases: bool = False,
+        expected: Iterable[Artifact] | None = None,
+        dry_run: bool = False,
     ) -> list[Artifact]:
         """Delete all versions of a name; returns them, newest first. Its numbers are not used again.
 
         Raises NotFound, and Conflict while aliases other than `latest` exist, unless `delete_aliases`.
-        With `dry_run` nothing is deleted.
+        With `dry_run` nothing is deleted. What that returned may be given as `expected`: then nothing else is
+        deleted, and a Conflict is raised if the name has other versions by now.
         """
         workspace = self._workspace()
         catalog = await workspace.catalog()
+        collection = self._collection(name)
         deleted = await catalog.delete_collection(
-            self._collection(name), delete_aliases=delete_aliases, dry_run=dry_run
+            collection,
+            delete_aliases=delete_aliases,
+            expected=_numbers(collection, expected),
+            dry_run=dry_run,
         )
         return [Artifact._logged(info, workspace) for info in deleted]
 
@@ -126,6 +137,7 @@ class Api:
         keep_last: int | None = None,
         older_than: timedelta | None = None,
         keep_aliased: bool = True,
+        expected: Iterable[Artifact] | None = None,
         dry_run: bool = False,
     ) -> list[Artifact]:
         """Delete the versions of a name that no rule keeps; returns them, newest first.
@@ -133,14 +145,18 @@ class Api:
         The newest `keep_last` stay, and what was logged (again) within `older_than`; of the rules that are
         given, each must let a version go. Aliases other than `latest` protect it, unless `keep_aliased`
         is False: then they go with it. The version that `latest` points to always stays. With `dry_run`
-        nothing is deleted. Raises NotFound, and Invalid without any rule.
+        nothing is deleted. What that returned may be given as `expected`: then nothing else is deleted, and a
+        Conflict is raised if the rules let others go by now. Raises NotFound, and Invalid without any rule.
         """
         retention = Retention(
             keep_last, None if older_than is None else older_than.total_seconds(), keep_aliased
         )
         workspace = self._workspace()
         catalog = await workspace.catalog()
-        deleted = await catalog.prune_versions(self._collection(name), retention, dry_run=dry_run)
+        collection = self._collection(name)
+        deleted = await catalog.prune_versions(
+            collection, retention, expected=_numbers(collection, expected), dry_run=dry_run
+        )
         return [Artifact._logged(info, workspace) for info in deleted]
 
     async def collect(self, *, dry_run: bool = False, compact: bool = True) -> GarbageReport:
@@ -177,3 +193,15 @@ class Api:
 
     def _workspace(self) -> Workspace:
         return Workspace.of(self._settings)
+
+
+def _numbers(collection: CollectionName, expected: Iterable[Artifact] | None) -> list[int] | None:
+    """Of those that are expected, the versions of this collection."""
+    if expected is None:
+        return None
+    infos = [artifact._version_info("expected") for artifact in expected]
+    return [
+        info.number
+        for info in infos
+        if CollectionName(info.entity, info.project, info.collection) == collection
+    ]

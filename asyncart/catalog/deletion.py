@@ -36,10 +36,16 @@ def delete_version(conn: Connection, version_id: str, *, delete_aliases: bool) -
 
 
 def delete_collection(
-    conn: Connection, collection: CollectionName, *, delete_aliases: bool, dry_run: bool
+    conn: Connection,
+    collection: CollectionName,
+    *,
+    delete_aliases: bool,
+    expected: Sequence[int] | None,
+    dry_run: bool,
 ) -> list[VersionInfo]:
     row = versions.collection_row(conn, collection, is_locked=not dry_run)
     found = _all_of(conn, row.id)
+    _check_expected(collection, {version.number for _, version in found}, expected)
     custom = [
         f"{alias} (v{version.number})"
         for _, version in found
@@ -59,16 +65,36 @@ def delete_collection(
 
 
 def prune_versions(
-    conn: Connection, collection: CollectionName, rule: Retention, *, dry_run: bool
+    conn: Connection,
+    collection: CollectionName,
+    rule: Retention,
+    *,
+    expected: Sequence[int] | None,
+    dry_run: bool,
 ) -> list[VersionInfo]:
     check_retention(rule)
     row = versions.collection_row(conn, collection, is_locked=not dry_run)
     found = _all_of(conn, row.id)
     over = outlived([version for _, version in found], rule, clock.now(conn))
+    _check_expected(collection, over, expected)
     gone = [(number, version) for number, version in found if version.number in over]
     if not dry_run:
         end_versions(conn, [number for number, _ in gone])
     return [version for _, version in gone]
+
+
+def _check_expected(
+    collection: CollectionName, numbers: set[int], expected: Sequence[int] | None
+) -> None:
+    """Whoever has seen what goes decides about that, and about nothing else."""
+    if expected is None:
+        return
+    if others := sorted(numbers ^ {*expected}):
+        which = ", ".join(versions.shortened([f"v{number}" for number in others]))
+        raise Conflict(
+            f"{versions.title_of(collection)}: {which} changed meanwhile; "
+            f"nothing of it was deleted, look again at what would be"
+        )
 
 
 def _all_of(conn: Connection, collection_id: int) -> list[tuple[int, VersionInfo]]:

@@ -317,21 +317,35 @@ class HttpCatalog:
         await self.client.call("delete_version", request)
 
     async def delete_collection(
-        self, collection: CollectionName, *, delete_aliases: bool = False, dry_run: bool = False
+        self,
+        collection: CollectionName,
+        *,
+        delete_aliases: bool = False,
+        expected: Sequence[int] | None = None,
+        dry_run: bool = False,
     ) -> list[VersionInfo]:
         request = wire.DeleteCollection(
-            **_named(collection), delete_aliases=delete_aliases, dry_run=dry_run
+            **_named(collection),
+            delete_aliases=delete_aliases,
+            expected=None if expected is None else list(expected),
+            dry_run=dry_run,
         )
         return (await self.client.ask(wire.Deleted, "delete_collection", request)).versions
 
     async def prune_versions(
-        self, collection: CollectionName, retention: Retention, *, dry_run: bool = False
+        self,
+        collection: CollectionName,
+        retention: Retention,
+        *,
+        expected: Sequence[int] | None = None,
+        dry_run: bool = False,
     ) -> list[VersionInfo]:
         request = wire.PruneVersions(
             **_named(collection),
             keep_last=retention.keep_last,
             older_than_s=retention.older_than_s,
             keep_aliased=retention.keep_aliased,
+            expected=None if expected is None else list(expected),
             dry_run=dry_run,
         )
         return (await self.client.ask(wire.Deleted, "prune_versions", request)).versions

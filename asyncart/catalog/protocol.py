@@ -270,17 +270,28 @@ class Catalog(Protocol):
         delete_aliases; `latest` moves to the newest version that is left."""
 
     async def delete_collection(
-        self, collection: CollectionName, *, delete_aliases: bool = False, dry_run: bool = False
+        self,
+        collection: CollectionName,
+        *,
+        delete_aliases: bool = False,
+        expected: Sequence[int] | None = None,
+        dry_run: bool = False,
     ) -> list[VersionInfo]:
         """All its versions (returned, newest first), and the name, which may come back with another type;
-        its numbers go on. Conflict while aliases other than `latest` exist, unless delete_aliases."""
+        its numbers go on. Conflict while aliases other than `latest` exist, unless delete_aliases; and if
+        it has other versions than those of the numbers that are `expected`."""
 
     async def prune_versions(
-        self, collection: CollectionName, retention: Retention, *, dry_run: bool = False
+        self,
+        collection: CollectionName,
+        retention: Retention,
+        *,
+        expected: Sequence[int] | None = None,
+        dry_run: bool = False,
     ) -> list[VersionInfo]:
         """Delete what the rules do not keep, in one transaction; returned, newest first.
 
-        Invalid without `keep_last` and `older_than_s`."""
+        Invalid without `keep_last` and `older_than_s`. Conflict if others would go than are `expected`."""
 
     # collection of garbage, in two phases (DESIGN section 9)
     async def collect(self, *, dry_run: bool = False) -> Collected:

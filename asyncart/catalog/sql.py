@@ -180,18 +180,34 @@ class SqlCatalog:
         )
 
     async def delete_collection(
-        self, collection: CollectionName, *, delete_aliases: bool = False, dry_run: bool = False
+        self,
+        collection: CollectionName,
+        *,
+        delete_aliases: bool = False,
+        expected: Sequence[int] | None = None,
+        dry_run: bool = False,
     ) -> list[VersionInfo]:
         run = self.database.read if dry_run else self.database.write
         return await run(
-            deletion.delete_collection, collection, delete_aliases=delete_aliases, dry_run=dry_run
+            deletion.delete_collection,
+            collection,
+            delete_aliases=delete_aliases,
+            expected=expected,
+            dry_run=dry_run,
         )
 
     async def prune_versions(
-        self, collection: CollectionName, retention: Retention, *, dry_run: bool = False
+        self,
+        collection: CollectionName,
+        retention: Retention,
+        *,
+        expected: Sequence[int] | None = None,
+        dry_run: bool = False,
     ) -> list[VersionInfo]:
         run = self.database.read if dry_run else self.database.write
-        return await run(deletion.prune_versions, collection, retention, dry_run=dry_run)
+        return await run(
+            deletion.prune_versions, collection, retention, expected=expected, dry_run=dry_run
+        )
 
     # collection of garbage
 

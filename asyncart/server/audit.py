@@ -33,7 +33,7 @@ T = TypeVar("T")
 # Who ends versions whose time to live is over, when nobody asked for it.
 SYSTEM = Principal(user_id=0, user="asyncart", key_id="", scopes=frozenset())
 
-BULK = {"metadata", "manifest", "digest", "session_id", "draft_id", "calls"}
+BULK = {"metadata", "manifest", "digest", "session_id", "draft_id", "calls", "expected"}
 MOST_TEXT = 300  # characters of one value
 MOST_ITEMS = 100  # of one list
 

@@ -25,6 +25,7 @@ MAX_DESCRIPTION_CHARS = 1 << 20
 MAX_LABELS = 1000  # aliases or tags of one version
 MAX_PARTS = 10_000  # S3's
 MAX_OBJECTS = 1_000_000  # of one version: 64 TB of packs
+MAX_VERSIONS = 100_000  # expected to go at once: 0.7 MB
 MAX_SECONDS = 1e11  # 3,000 years
 
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
@@ -229,6 +230,7 @@ _RULES: dict[str, Callable[[Any], object]] = {
     "object_ids": _each(hex_id, MAX_OBJECTS, "objects"),
     "aliases": _each(names.check_alias, MAX_LABELS, "aliases"),
     "tags": _each(names.check_tag, MAX_LABELS, "tags"),
+    "expected": _each(_numbered("the number of a version"), MAX_VERSIONS, "versions"),
     "etags": _each(_text("an ETag", 256), MAX_PARTS, "parts"),
     "sizes": _each(_numbered("the size of a part"), MAX_PARTS, "parts"),
     "parts": _each(_part, MAX_PARTS, "parts"),

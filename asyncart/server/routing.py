@@ -33,8 +33,8 @@ Handler = Callable[[Caller, Any], Awaitable[Answer]]
 BATCH = "batch"
 KIB, MIB = 1 << 10, 1 << 20
 BODY_BYTES = 64 * KIB
-# Larger bodies: 10,000 digests are 0.5 MB; a commit names every object of a version; an `add_stored` of
-# 100,000 contents has 15 MB.
+# Larger bodies: 10,000 digests are 0.5 MB; a commit names every object of a version, a deletion
+# every version that is expected to go; an `add_stored` of 100,000 contents has 15 MB.
 LARGER_BODIES = {
     "stored_contents": 1 * MIB,
     "stored_chunks": 1 * MIB,
@@ -42,6 +42,8 @@ LARGER_BODIES = {
     "note_parts": 4 * MIB,
     "commit_version": 32 * MIB,
     "update_version": 16 * MIB,
+    "delete_collection": 1 * MIB,
+    "prune_versions": 1 * MIB,
     "create_run": 16 * MIB,
     "sign_urls": 4 * MIB,
     "complete_object_upload": 4 * MIB,

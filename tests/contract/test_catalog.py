@@ -23,7 +23,7 @@ from catalog_kinds import (
 )
 
 from asyncart.catalog import open_catalog, versions
-from asyncart.catalog.protocol import CollectionName, Draft, StoredObject
+from asyncart.catalog.protocol import CollectionName, Draft, Retention, StoredObject
 from asyncart.errors import Conflict, Invalid, NotFound
 from asyncart.model import Chunk, Content, Extent, RunState
 
@@ -627,6 +627,41 @@ async def test_a_version_with_aliases_is_deleted_only_on_purpose(catalog, writer
     await catalog.delete_version(version.id, delete_aliases=True)
     with pytest.raises(NotFound, match="no alias 'best'"):
         await catalog.resolve(BIKES, "best")
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("whole", [True, False], ids=["collection", "pruned"])
+async def test_only_what_was_expected_is_deleted(catalog, writer, whole, dry_run):
+    """A version more, one less, or another one: nothing goes. Nothing expected is no expectation at all."""
+    for text in "abcd":
+        await writer.log(text)
+    gone = [3, 2, 1, 0] if whole else [1, 0]
+
+    async def delete(expected: list[int] | None) -> list[int]:
+        if whole:
+            found = await catalog.delete_collection(BIKES, expected=expected, dry_run=dry_run)
+        else:
+            rule = Retention(keep_last=2)
+            found = await catalog.prune_versions(BIKES, rule, expected=expected, dry_run=dry_run)
+        return [version.number for version in found]
+
+    for other, named in (
+        ([*gone, 9], "v9"),
+        (gone[1:], f"v{gone[0]}"),
+        ([*gone[1:], 7], f"v{gone[0]}, v7"),
+        ([], ", ".join(f"v{number}" for number in sorted(gone))),
+    ):
+        with pytest.raises(Conflict, match=f"bikes/bike-data: {named} changed meanwhile; nothing"):
+            await delete(other)
+    assert len(await catalog.list_versions(BIKES)) == 4
+    assert await delete(sorted(gone)) == gone
+    if dry_run:
+        assert await delete(None) == gone
+    elif whole:
+        assert await catalog.list_collections("me") == []
+    else:
+        assert [version.number for version in await catalog.list_versions(BIKES)] == [3, 2]
+        assert await delete([]) == []
 
 
 # healing

@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from api_fixtures import tree
 from cli_shell import Shell
 
 import asyncart
-from asyncart.cli import durations, words
+from asyncart.cli import durations, process, screen, words
 from asyncart.errors import Conflict, Invalid, NotFound
 
 DAY = timedelta(days=1)
@@ -127,6 +128,32 @@ async def test_a_name_is_deleted_with_all_its_versions(face: Any, here: Path) ->
     await got(api.aclose())
 
 
+async def test_what_was_not_looked_at_is_not_deleted(face: Any, here: Path) -> None:
+    """What a dry run returned may be expected; versions of other names do not count."""
+    other = face.Artifact("other", "dataset")
+    other.add_dir(tree(here / "other", {"file": "other"}))
+    run = await got(face.init(project="p"))
+    await got(run.log_artifact(other))
+    await got(run.finish())
+    for text in "abc":
+        await log(face, here, text)
+    api = face.Api(project="p")
+    some = await got(api.prune("data", keep_last=1, dry_run=True))
+    all_of_it = await got(api.delete_collection("data", dry_run=True))
+    await log(face, here, "d")
+    with pytest.raises(Conflict, match="p/data: v2 changed meanwhile"):
+        await got(api.prune("data", keep_last=1, expected=some))
+    with pytest.raises(Conflict, match="p/data: v3 changed meanwhile"):
+        await got(api.delete_collection("data", expected=all_of_it))
+    assert len(await got(api.artifacts("data"))) == 4
+    gone = await got(api.prune("data", keep_last=2, expected=iter([*some, other])))
+    assert [each.version for each in gone] == ["v1", "v0"]
+    left = await got(api.artifacts("data"))
+    assert [each.version for each in left] == ["v3", "v2"]
+    assert len(await got(api.delete_collection("data", expected=left))) == 2
+    await got(api.aclose())
+
+
 async def test_a_draft_of_a_version_that_was_moved_meanwhile_can_be_logged(here: Path) -> None:
     """Its contents are looked for by their digests."""
     first = await log(asyncart.aio, here, "a")
@@ -175,6 +202,30 @@ def test_rm_by_rules_says_exactly_what_goes(shell: Shell, data: Path) -> None:
     put(shell, "5")
     assert shell.json(*rules, "--keep-last", "3", "-y") == {"deleted": full(0)}
     assert shell.json(*rules, "-y") == {"deleted": full(3, 2)}
+
+
+@pytest.mark.parametrize("rule", [["--keep-last", "1"], ["--all"]], ids=lambda rule: rule[0])
+def test_rm_deletes_nothing_that_is_logged_in_the_last_moment(
+    shell: Shell, data: Path, rule: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """After the answer, and after it was compared with what is there."""
+    put(shell, "1", "2")
+    name = "prune" if "--keep-last" in rule else "delete_collection"
+    delete = getattr(asyncart.aio.Api, name)
+
+    async def logged_before(api: Any, *args: Any, dry_run: bool, **more: Any) -> Any:
+        if not dry_run:
+            await anyio.to_thread.run_sync(put, shell, "3")
+        return await delete(api, *args, dry_run=dry_run, **more)
+
+    monkeypatch.setattr(asyncart.aio.Api, name, logged_before)
+    monkeypatch.setattr(screen, "confirm", lambda *_, **__: None)
+    monkeypatch.setenv("ASYNCART_HOME", str(shell.home))
+    monkeypatch.chdir(shell.folder)
+    assert process.run_command_line(["rm", "data", *rule]) == Conflict.exit_code
+    assert "changed meanwhile; nothing of it was deleted" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert [each["version"] for each in shell.json("ls", "data")] == ["v2", "v1", "v0"]
 
 
 def test_rm_deletes_a_whole_name_only_when_told_to(shell: Shell, data: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -11,7 +11,6 @@ from ...errors import Conflict, Invalid
 from ..options import Command, Options, pass_options
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
     from datetime import timedelta
 
     from ...aio import Api, Artifact
@@ -68,20 +67,24 @@ def rm(
 
     async def delete_what_was_shown(api: Api) -> list[Artifact]:
         """The question may have stood there for hours: nothing goes that it did not name."""
-        now = _names(await work(api, True))
-        if now != shown:
+        found = await work(api, True)
+        if (now := _names(found)) != shown:
             raise Conflict(
                 f"{', '.join(sorted({*now} ^ {*shown}))}: changed while you were asked; "
                 "nothing was deleted, run it again to see what would be"
             )
-        delete = work if is_all else _versions(shown, delete_aliases)
-        return await delete(api, False)
+        return await work(api, False, found)
 
     deleted = runner.with_api(options, delete_what_was_shown)
     _tell(options, _names(deleted), is_dry_run=False)
 
 
-Work: TypeAlias = "Callable[[Api, bool], Awaitable[list[Artifact]]]"  # True: a dry run
+class Work(Protocol):
+    """With `expected`, these and no others are deleted."""
+
+    async def __call__(
+        self, api: Api, is_dry_run: bool, expected: list[Artifact] | None = None
+    ) -> list[Artifact]: ...
 
 
 def _names(artifacts: Sequence[Artifact]) -> list[str]:
@@ -111,16 +114,20 @@ def _work(
                 f"{ref}: a name is needed here, without a version: {ref.partition(':')[0]}"
             )
 
-    async def whole(api: Api, is_dry_run: bool) -> list[Artifact]:
+    async def whole(
+        api: Api, is_dry_run: bool, expected: list[Artifact] | None = None
+    ) -> list[Artifact]:
         return [
             artifact
             for ref in dict.fromkeys(refs)
             for artifact in await api.delete_collection(
-                ref, delete_aliases=delete_aliases, dry_run=is_dry_run
+                ref, delete_aliases=delete_aliases, expected=expected, dry_run=is_dry_run
             )
         ]
 
-    async def outlived(api: Api, is_dry_run: bool) -> list[Artifact]:
+    async def outlived(
+        api: Api, is_dry_run: bool, expected: list[Artifact] | None = None
+    ) -> list[Artifact]:
         return [
             artifact
             for ref in dict.fromkeys(refs)
@@ -129,6 +136,7 @@ def _work(
                 keep_last=keep_last,
                 older_than=older_than,
                 keep_aliased=not delete_aliases,
+                expected=expected,
                 dry_run=is_dry_run,
             )
         ]
@@ -137,8 +145,10 @@ def _work(
 
 
 def _versions(refs: Sequence[str], delete_aliases: bool) -> Work:
-    async def versions(api: Api, is_dry_run: bool) -> list[Artifact]:
-        artifacts = [await api.artifact(ref) for ref in refs]
+    async def versions(
+        api: Api, is_dry_run: bool, expected: list[Artifact] | None = None
+    ) -> list[Artifact]:
+        artifacts = expected if expected is not None else [await api.artifact(r) for r in refs]
         found = {artifact.qualified_name: artifact for artifact in artifacts}
         if not is_dry_run:
             for artifact in found.values():

@@ -145,7 +145,10 @@ async def delete_version(caller: Caller, request: wire.DeleteVersion) -> wire.Do
 @handler("delete_collection")
 async def delete_collection(caller: Caller, request: wire.DeleteCollection) -> wire.Deleted:
     deleted = await caller.context.catalog.delete_collection(
-        _name(request), delete_aliases=request.delete_aliases, dry_run=request.dry_run
+        _name(request),
+        delete_aliases=request.delete_aliases,
+        expected=request.expected,
+        dry_run=request.dry_run,
     )
     return wire.Deleted(versions=deleted)
 
@@ -154,6 +157,6 @@ async def delete_collection(caller: Caller, request: wire.DeleteCollection) -> w
 async def prune_versions(caller: Caller, request: wire.PruneVersions) -> wire.Deleted:
     retention = Retention(request.keep_last, request.older_than_s, request.keep_aliased)
     deleted = await caller.context.catalog.prune_versions(
-        _name(request), retention, dry_run=request.dry_run
+        _name(request), retention, expected=request.expected, dry_run=request.dry_run
     )
     return wire.Deleted(versions=deleted)
