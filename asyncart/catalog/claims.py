@@ -21,13 +21,20 @@ class Claim(NamedTuple):
     digest: bytes
 
 
+class Listed(NamedTuple):
+    """The object is the list of files of a version whose content has this digest."""
+
+    manifest: ManifestLocation
+    digest: bytes
+
+
 class Claims(NamedTuple):
-    """All that is known of a stored object. `manifests`: it is one, as versions say."""
+    """All that is known of a stored object. `lists`: what it is, as versions say."""
 
     size: int
     is_damaged: bool
     runs: list[Claim]
-    manifests: list[ManifestLocation]
+    lists: list[Listed]
 
 
 def of_object(conn: Connection, object_id: str) -> Claims | None:
@@ -57,12 +64,13 @@ def of_object(conn: Connection, object_id: str) -> Claims | None:
                 for index, object_, offset, length, has_recipe in found
                 if object_ == row.id and not has_recipe
             )
-    manifests = conn.execute(
+    lists = conn.execute(
         select(
             versions.c.manifest_object_id,
             versions.c.manifest_size,
             versions.c.footer_bytes,
             versions.c.footer_digest,
+            versions.c.digest,
         )
         .distinct()
         # Live versions reach their manifests; `versions` has no index by their ids.
@@ -74,5 +82,8 @@ def of_object(conn: Connection, object_id: str) -> Claims | None:
         )
     ).all()
     return Claims(
-        row.size, row.is_damaged, sorted(runs), [ManifestLocation(*each) for each in manifests]
+        row.size,
+        row.is_damaged,
+        sorted(runs),
+        [Listed(ManifestLocation(*where), digest) for *where, digest in lists],
     )

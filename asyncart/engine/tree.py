@@ -113,11 +113,15 @@ class _Moved(Exception):
 class ManifestReader:
     """The entries of one version. Blocks that were read last stay decoded for the next look.
 
+    Whoever reads all of them learns, before the last ones are handed out, whether they give `digest`, the
+    version's: what was read is what somebody wrote, but that may be the list of other files. They are hashed
+    in the thread that decodes them: 28 ms more for 100,000 entries, which take 230 to decode.
+
     Compaction may move a version to another manifest, which says the same, and delete the old one: then
     `elsewhere` tells where it is now, and reading goes on there. It raises NotFound for a deleted version.
 
     When the manifest is wrong or gone, `damaged` is told the object's id and answers whose it is: the
-    Corrupt error that follows begins with that.
+    Corrupt error that follows begins with that. So a list of other files is healed like any damage.
     """
 
     def __init__(
@@ -127,12 +131,14 @@ class ManifestReader:
         threads: Threads,
         damaged: Callable[[str], Awaitable[str]],
         elsewhere: Callable[[], Awaitable[ManifestLocation]] | None = None,
+        digest: bytes | None = None,
     ) -> None:
         self._store = store
         self._location = location
         self._threads = threads
         self._damaged = damaged
         self._elsewhere = elsewhere
+        self._digest = digest
         self._footer: Footer | None = None
         self._last: tuple[BlockInfo, dict[str, Entry]] | None = None
 
@@ -168,30 +174,49 @@ class ManifestReader:
     async def steps(self, prefix: str = "") -> AsyncIterator[list[Entry]]:
         """All entries whose path starts with the prefix, in order, some thousands at a time."""
         last = ""
+        whole = None
         while True:
+            if not (last or prefix or self._digest is None):
+                whole = _Whole(self._location)
             with contextlib.suppress(_Moved):
                 # Closed with the outer one, and not a turn of the loop later.
-                async with contextlib.aclosing(self._steps(prefix, last)) as steps:
+                async with contextlib.aclosing(self._steps(prefix, last, whole)) as steps:
                     async for entries in steps:
                         last = entries[-1].path
                         yield entries
                 return
 
-    async def _steps(self, prefix: str, after: str) -> AsyncGenerator[list[Entry], None]:
+    async def _steps(
+        self, prefix: str, after: str, whole: _Whole | None
+    ) -> AsyncGenerator[list[Entry], None]:
         wanted = [
             block
             for block in (await self.footer()).blocks(prefix)
             if block.end_path is None or block.end_path > after
         ]
-        for blocks in _neighbours(wanted):
+        runs = list(_neighbours(wanted))
+        if not runs:
+            await self._compare(whole, bool(after))
+        for blocks in runs:
             length = sum(block.length for block in blocks)
-            entries = await self._decoded(blocks[0].offset, length, partial(_decode, blocks))
-            if prefix:
-                entries = [entry for entry in entries if entry.path.startswith(prefix)]
-            if after:
-                entries = [entry for entry in entries if entry.path > after]
+            decode = partial(_decode, blocks, prefix, after, whole)
+            entries = await self._decoded(blocks[0].offset, length, decode)
+            if blocks is runs[-1]:
+                await self._compare(whole, bool(after) or blocks is not runs[0])
             if entries:
                 yield entries
+
+    async def _compare(self, whole: _Whole | None, is_handed_out: bool) -> None:
+        """Now that all of them were read, and perhaps all but the last ones handed out."""
+        if whole is None or whole.content.digest() == self._digest:
+            return
+        if not await self._has_moved() and whole.began_at == self._location:
+            raise await self._wrong("it lists other files than the version's digest says")
+        if not is_handed_out:
+            raise _Moved
+        raise Corrupt(
+            f"manifest {whole.began_at.object_id}: it was wrong, and was healed meanwhile; read the version again"
+        )
 
     async def _decoded(self, offset: int, length: int, decode: Callable[[memoryview], T]) -> T:
         """What these bytes say; `decode` raises Corrupt for wrong ones."""
@@ -216,13 +241,22 @@ class ManifestReader:
         try:
             yield
         except (NotFound, Corrupt) as error:
-            if self._elsewhere is not None and (now := await self._elsewhere()) != self._location:
-                self._location, self._footer, self._last = now, None, None
+            if await self._has_moved():
                 raise _Moved from error
-            whose = await self._damaged(self._location.object_id)
-            raise Corrupt(
-                f"{whose}: its list of files is damaged ({error}); log the same content again to heal it"
-            ) from error
+            raise await self._wrong(str(error)) from error
+
+    async def _has_moved(self) -> bool:
+        """Whether the version has another manifest now; that is the one to read from then on."""
+        if self._elsewhere is None or (now := await self._elsewhere()) == self._location:
+            return False
+        self._location, self._footer, self._last = now, None, None
+        return True
+
+    async def _wrong(self, why: str) -> Corrupt:
+        whose = await self._damaged(self._location.object_id)
+        return Corrupt(
+            f"{whose}: its list of files is damaged ({why}); log the same content again to heal it"
+        )
 
     async def _read(self, offset: int, length: int) -> memoryview:
         buffer = memoryview(bytearray(length))
@@ -230,12 +264,31 @@ class ManifestReader:
         return buffer
 
 
-def _decode(blocks: Sequence[BlockInfo], data: memoryview) -> list[Entry]:
+class _Whole:
+    """The digest of all entries while they are read, and the manifest that they were read from first."""
+
+    def __init__(self, began_at: ManifestLocation) -> None:
+        self.began_at = began_at
+        self.content = ContentDigest()
+
+
+def _decode(
+    blocks: Sequence[BlockInfo], prefix: str, after: str, whole: _Whole | None, data: memoryview
+) -> list[Entry]:
+    """Those that start with the prefix and follow `after`."""
     entries: list[Entry] = []
     start = blocks[0].offset
     for block in blocks:
         entries += decode_block(
             block, data[block.offset - start : block.offset - start + block.length]
+        )
+    if prefix:
+        entries = [entry for entry in entries if entry.path.startswith(prefix)]
+    if after:
+        entries = [entry for entry in entries if entry.path > after]
+    if whole is not None:  # last of all: what was wrong is decoded once more, and hashed once
+        whole.content.update_many(
+            [entry.path for entry in entries], [entry.digest for entry in entries]
         )
     return entries
 

@@ -2,8 +2,8 @@
 
 A word that an object is damaged takes it away from everybody who would have used it. So the server reads it
 itself: all runs of bytes whose digest the catalog knows, in the order of their offsets, up to the first one
-that is wrong; of a manifest, footer and blocks. Bounded: a piece in memory, a few objects at once, and a time
-limit after which nothing is said.
+that is wrong; of a manifest, footer and blocks, and whether they list what its version's digest says. Bounded: a
+piece in memory, a few objects at once, and a time limit after which nothing is said.
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ import anyio
 from blake3 import blake3
 
 from ..catalog import claims
-from ..catalog.claims import Claim, Claims
-from ..engine.manifest import MAX_ENTRY_RECORD_BYTES, MAX_INDEX_BYTES, Footer, decode_block
+from ..catalog.claims import Claim, Claims, Listed
+from ..engine.manifest import (
+    MAX_ENTRY_RECORD_BYTES,
+    MAX_INDEX_BYTES,
+    BlockInfo,
+    ContentDigest,
+    Footer,
+    decode_block,
+)
 from ..errors import Corrupt, NotFound, Unavailable
-from ..model import ManifestLocation, object_key
+from ..model import object_key
 from ..stores.protocol import Store
 from ..threads import run_blocking
 from .storing import of_store
@@ -58,8 +65,8 @@ async def _is_right(store: Store, object_id: str, known: Claims) -> bool:
         for claim in known.runs:
             if not await _holds(store, key, claim):
                 return False
-        for manifest in known.manifests:
-            if not await _is_whole(store, key, manifest):
+        for listed in known.lists:
+            if not await _is_list(store, key, listed):
                 return False
     return True
 
@@ -78,24 +85,31 @@ async def _holds(store: Store, key: str, claim: Claim) -> bool:
     return False
 
 
-async def _is_whole(store: Store, key: str, location: ManifestLocation) -> bool:
+async def _is_list(store: Store, key: str, listed: Listed) -> bool:
+    location = listed.manifest
     start = location.size - location.footer_bytes
     if start < 0 or location.footer_bytes > MAX_FOOTER_BYTES:
         return False  # whoever wrote that was no client of ours
     for _ in range(READS):
+        content = ContentDigest()
         try:
             footer = Footer.decode(location, await _read(store, key, start, location.footer_bytes))
             for block in footer.blocks():
                 if block.length > MAX_ENTRY_RECORD_BYTES:
                     return False
                 data = await _read(store, key, block.offset, block.length)
-                await run_blocking(decode_block, block, data)
-            return True
+                await run_blocking(_hash_block, content, block, data)
+            return content.digest() == listed.digest
         except NotFound:
             return False
         except Corrupt:
             continue
     return False
+
+
+def _hash_block(content: ContentDigest, block: BlockInfo, data: memoryview) -> None:
+    entries = decode_block(block, data)
+    content.update_many([entry.path for entry in entries], [entry.digest for entry in entries])
 
 
 async def _read(store: Store, key: str, offset: int, length: int) -> memoryview:

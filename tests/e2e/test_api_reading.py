@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -376,6 +378,66 @@ def damage(tmp_path: Path, before: bytes, after: bytes) -> None:
     ]
     holder.chmod(0o644)
     holder.write_bytes(holder.read_bytes().replace(before, after))
+
+
+async def test_a_version_that_lists_other_files_than_its_digest_says(
+    face: Any, here: Path, tmp_path: Path
+) -> None:
+    """Each of its files is what its entry says, but together they are not what was promised: whoever reads
+    the whole list is told, before anything appears; whoever reads a part cannot know. Logging heals it."""
+    salt = os.urandom(8)
+    tree(here, {"other/a/x": salt, "other/b": b"other", "data/a/x": b"data" + salt})
+    async with entered(face.init("p")) as run:
+        other = await got(run.log_artifact("other", name="data", type="dataset"))
+        right = await got(run.log_artifact("data", name="twin", type="dataset"))
+        assert (await got(other.verify())).is_ok
+        await got(other.download("part"))
+        forge(tmp_path, other.digest, right.digest)
+        forged = await got(run.log_artifact("data", name="data", type="dataset"))
+        assert forged == other
+        assert forged.digest == right.digest
+
+        # a part of it: not known to be wrong, and verified by its own digest
+        assert await got((await got(forged.get_entry("b"))).read()) == b"other"
+        assert [entry.path for entry in await got(forged.files("a/"))] == ["a/x"]
+        await got(forged.download("a", path_prefix="a/"))
+        assert found("a") == {"a/x": salt}
+
+        tree(here, {"kept/mine": "mine"})
+        for whole in (
+            lambda: forged.download("out"),
+            lambda: forged.download("out", include="b"),
+            lambda: forged.download("part"),  # everything is there already
+            lambda: forged.checkout("kept"),
+            lambda: forged.verify(),
+            lambda: forged.verify("part"),
+            lambda: forged.files(),
+            lambda: run.log_artifact(forged.new_draft()),
+        ):
+            with pytest.raises(
+                Corrupt, match=r"data:v0: .* lists other files .* log the same content again"
+            ):
+                await got(whole())
+        assert found("out") == {}
+        assert found("kept") == {"mine": b"mine"}
+
+        healed = await got(run.log_artifact("data", name="data", type="dataset"))
+        assert healed == forged
+        assert (await got(healed.verify())).is_ok
+        for each in (healed, forged):
+            assert found(await got(each.download("out"))) == {"a/x": b"data" + salt}
+            await got(each.checkout("out"))
+
+
+def forge(tmp_path: Path, digest: str, other: str) -> None:
+    """Say in the catalog that the version with that digest has the other one."""
+    with closing(sqlite3.connect(tmp_path / "home" / "catalog.sqlite", timeout=30)) as catalog:
+        with catalog:
+            changed = catalog.execute(
+                "UPDATE versions SET digest = ? WHERE digest = ?",
+                (bytes.fromhex(other), bytes.fromhex(digest)),
+            )
+        assert changed.rowcount == 1
 
 
 async def test_what_killed_downloads_left_is_removed_by_a_whole_one(face: Any, here: Path) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from services import S3Server
 import asyncart.aio as asyncart
 from asyncart.aio import commit
 from asyncart.aio.ledger import Ledger
+from asyncart.engine import listing
+from asyncart.engine import tree as reading
 from asyncart.engine.listing import Listing
 from asyncart.engine.target import TEMP_SUFFIX
 from asyncart.errors import Conflict, Corrupt, Full, NotFound, Unavailable
@@ -131,6 +135,30 @@ async def test_a_disk_that_they_fill(tree: Path, disk_1_mib: Path, started: list
     ):
         await artifact.download(disk_1_mib / "out")
     assert len(started) == 4
+
+
+@pytest.mark.parametrize("steps", ["one", "several"])
+async def test_a_list_of_other_files_is_refused(
+    tree: Path,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[Worker],
+    steps: str,
+) -> None:
+    """Also where workers have brought files already: this process reads the list, and ends them."""
+    if steps == "several":
+        monkeypatch.setattr(listing, "BLOCK_ENTRIES", 8)
+        monkeypatch.setattr(reading, "READ_BYTES", 1)
+    await log(tree)
+    with closing(sqlite3.connect(home / "catalog.sqlite", timeout=30)) as catalog, catalog:
+        catalog.execute("UPDATE versions SET digest = ?", (b"other files".ljust(32),))
+    async with asyncart.init(project="p") as run:
+        artifact = await run.use_artifact("data:v0")
+        with pytest.raises(Corrupt, match=r"data:v0: .* lists other files"):
+            await artifact.download(tmp_path / "out")
+    assert len(started) == 4
+    assert (snapshot(tmp_path / "out") == {}) == (steps == "one")
 
 
 async def test_logging_again_sends_nothing(tree: Path, home: Path, started: list[Worker]) -> None:

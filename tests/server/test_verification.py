@@ -12,7 +12,7 @@ import pytest
 from talk import ENTITY, PROJECT, Talk, digest, draft, in_folder, served
 
 from asyncart.catalog.http import HttpCatalog
-from asyncart.engine.manifest import ManifestWriter
+from asyncart.engine.manifest import ContentDigest, ManifestWriter
 from asyncart.errors import Unavailable
 from asyncart.model import Entry, Extent, ManifestLocation, object_key
 from asyncart.net.control import ServerClient
@@ -28,8 +28,11 @@ async def talk(tmp_path: Path) -> AsyncIterator[Talk]:
         yield talk
 
 
-async def with_version(talk: Talk, entries: int = 1500) -> tuple[str, ManifestLocation]:
-    """A version whose manifest is a real one, of several blocks, and the object of its files."""
+async def with_version(
+    talk: Talk, entries: int = 1500, listed: bytes | None = None
+) -> tuple[str, ManifestLocation]:
+    """A version whose manifest is a real one, of several blocks, and the object of its files. `listed`: the
+    digest that the version says it has."""
     session_id = await talk.session()
     object_id = await talk.stored(session_id, b"x")
     writer = ManifestWriter()
@@ -40,8 +43,10 @@ async def with_version(talk: Talk, entries: int = 1500) -> tuple[str, ManifestLo
     data = b"".join(writer.append(files)) + writer.finish()
     manifest_id = await talk.stored(session_id, data)
     location = writer.location(manifest_id)
+    whole = ContentDigest()
+    whole.update_many([each.path for each in files], [each.digest for each in files])
     said = draft(session_id, b"x", manifest_id, object_ids=[object_id], manifest=location)
-    (await talk.ask("commit_version", **said)).ok()
+    (await talk.ask("commit_version", **{**said, "digest": listed or whole.digest()})).ok()
     return object_id, location
 
 
@@ -91,6 +96,18 @@ async def test_a_manifest_is_read_to_its_end(talk: Talk, where: str) -> None:
     }[where]
     await flip(talk, location.object_id, offset)
     assert await complain(talk, location.object_id)
+
+
+@pytest.mark.parametrize("entries", [1, 1500])
+async def test_a_list_of_other_files_is_damage(talk: Talk, entries: int) -> None:
+    """Its bytes are those that were written: only all of them together are not what the version says."""
+    _, right = await with_version(talk, entries)
+    assert not await complain(talk, right.object_id)
+    _, other = await with_version(talk, entries, listed=digest(b"other files"))
+    assert not await is_damaged(talk)
+    assert await complain(talk, other.object_id)
+    first = (await talk.ask("resolve", **{**NAME, "selector": "v0"})).ok()["version"]
+    assert not first["is_damaged"]
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2, 3])
