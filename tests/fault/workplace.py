@@ -25,7 +25,7 @@ from asyncart.aio.collect import collect
 from asyncart.aio.run import RunStart
 from asyncart.aio.workspace import Workspace
 from asyncart.catalog.tables import STORED, WRITING
-from asyncart.engine import chunking, manifest, objects, plan, upload
+from asyncart.engine import chunking, listing, objects, plan, upload
 from asyncart.model import object_key
 from asyncart.stores.local import disk_limiter
 from asyncart.stores.memory import MemoryStore
@@ -48,7 +48,7 @@ def scale_down(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(chunking, name, getattr(chunking, name) // KIB)
     shorter = functools.partial(chunking.select_runs, min_run_bytes=chunking.MIN_RUN_BYTES // KIB)
     monkeypatch.setattr(upload, "select_runs", shorter)
-    monkeypatch.setattr(manifest, "BLOCK_ENTRIES", 4)
+    monkeypatch.setattr(listing, "BLOCK_ENTRIES", 4)
 
 
 def small_tree(seed: object) -> dict[str, bytes]:

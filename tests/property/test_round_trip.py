@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from material import memory_folder
 
 from asyncart import aio
-from asyncart.engine import chunking, manifest, objects, plan, upload
+from asyncart.engine import chunking, listing, objects, plan, upload
 from asyncart.errors import NotFound
 from asyncart.names import check_entry_path
 
@@ -47,7 +47,7 @@ def small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(chunking, name, getattr(chunking, name) // KIB)
     shorter = functools.partial(chunking.select_runs, min_run_bytes=KIB)
     monkeypatch.setattr(upload, "select_runs", shorter)
-    monkeypatch.setattr(manifest, "BLOCK_ENTRIES", 3)
+    monkeypatch.setattr(listing, "BLOCK_ENTRIES", 3)
 
 
 @pytest.fixture
