@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..engine import tidy
-from ..engine.download import Downloader, LinkMode
+from ..engine.download import Downloader, LinkMode, Present
 from ..engine.fetch import find_damaged
 from ..engine.manifest import BlockInfo
+from ..engine.statcache import StatCache
 from ..engine.tally import Tally
 from ..engine.target import TEMPORARY, Target
 from ..engine.tasks import Threads, settled
@@ -217,12 +218,25 @@ async def _fetch_references(
     from ..references import fetch_all
 
     workspace = artifact._workspace_or_raise()
+    is_allowed = allow_file_references or workspace.is_own_catalog
+    if is_allowed:
+        entries = await workspace.threads.run(_not_there, entries, target, workspace.stat_cache)
     return await fetch_all(
-        entries,
-        target,
-        allow_file_references=allow_file_references or workspace.is_own_catalog,
-        threads=workspace.threads,
+        entries, target, allow_file_references=is_allowed, threads=workspace.threads
     )
+
+
+def _not_there(entries: Sequence[Entry], target: Target, cache: StatCache) -> list[Entry]:
+    """Without those whose content is in the folder already: by its stat, or else by reading it."""
+    found: list[Entry] = []
+    contents: list[Entry] = []
+    for entry in entries:
+        is_content = entry.reference is not None and entry.reference.digest_is_content
+        (contents if is_content else found).append(entry)
+    present = Present(target, cache)
+    found += present.missing(contents)
+    present.save()
+    return found
 
 
 class Verification(msgspec.Struct, frozen=True):

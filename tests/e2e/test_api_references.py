@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ from api_fixtures import found, tree
 from blake3 import blake3
 from colours import draft, entered, got, written
 
+from asyncart.engine import download
 from asyncart.errors import Conflict, Denied, Invalid, NotFound
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -79,6 +81,32 @@ async def test_a_folder_reference_is_walked(face: Any, here: Path) -> None:
         assert (await logged(face, run, uri, name="pre", max_objects=3)) == artifact
         with pytest.raises(ValueError, match=r"more than 2 files.*max_objects"):
             await logged(face, run, uri, max_objects=2)
+
+
+async def test_what_a_folder_reference_brought_is_read_once_and_then_known_by_its_stat(
+    face: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it changes: then it is read, and put right."""
+    read: list[str] = []
+    digest_of = download.file_digest
+
+    def noted(local: str) -> bytes:
+        read.append(os.path.basename(local))
+        return digest_of(local)
+
+    monkeypatch.setattr(download, "file_digest", noted)
+    monkeypatch.setattr(download, "RACY_NS", -1)  # no waiting until the stamps are old enough
+    tree(here, {"data/a": "1", "data/b/c": "2"})
+    async with entered(face.init("p")) as run:
+        artifact = await logged(face, run, (here / "data").as_uri(), name="pre")
+        for expected in ([], ["a", "c"], [], []):
+            assert found(await got(artifact.download("out"))) == {"pre/a": b"1", "pre/b/c": b"2"}
+            assert sorted(read) == expected
+            read.clear()
+        tree(here, {"out/pre/a": "X"})
+        await got(artifact.download("out"))
+        assert read == ["a"]
+        assert found("out") == {"pre/a": b"1", "pre/b/c": b"2"}
 
 
 async def test_a_missing_file_is_named_when_logged(face: Any, here: Path) -> None:
