@@ -11,7 +11,7 @@ import pytest
 from material import content, read_tree
 from workplace import KIB, Place, check_hands_empty, settle, small_tree, use_wrapped_stores
 
-from asyncart.engine import plan
+from asyncart.engine import listing, manifest, plan
 from asyncart.net import budget
 from asyncart.stores.wrappers import Operation
 
@@ -132,6 +132,7 @@ async def test_many_small_files_in_few_operations(
     place = local_place
     use_wrapped_stores(place, monkeypatch)
     monkeypatch.setattr(plan, "BATCH_FILES", 1024)
+    monkeypatch.setattr(listing, "BLOCK_ENTRIES", manifest.BLOCK_ENTRIES)
     tree = {f"{i % 50:02}/{i:05}": b"%d" % i for i in range(4000)}
     async with place.init() as run:
         artifact = await run.log_artifact(place.artifact(tree))
