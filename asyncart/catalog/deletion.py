@@ -19,6 +19,7 @@ from . import bulk, clock, versions
 from .protocol import CollectionName, Retention
 from .tables import aliases, collections, objects, version_objects
 from .tables import versions as versions_table
+from .transactions import not_twice
 
 
 def delete_version(conn: Connection, version_id: str, *, delete_aliases: bool) -> None:
@@ -58,6 +59,7 @@ def delete_collection(
             f"remove them first, or delete them with it (delete_aliases=True, `rm --delete-aliases`)"
         )
     if not dry_run:
+        not_twice(conn)
         end_versions(conn, [number for number, _ in found])
         now = clock.now(conn)
         conn.execute(update(collections).where(collections.c.id == row.id).values(deleted_at=now))
@@ -79,6 +81,7 @@ def prune_versions(
     _check_expected(collection, over, expected)
     gone = [(number, version) for number, version in found if version.number in over]
     if not dry_run:
+        not_twice(conn)
         end_versions(conn, [number for number, _ in gone])
     return [version for _, version in gone]
 

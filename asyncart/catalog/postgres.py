@@ -4,7 +4,8 @@ Each event loop has its own pool of connections (they belong to their loop). Rea
 Every write holds a shared advisory lock and the collector an exclusive one, so that "nobody begins,
 stores or commits while objects are condemned" is true here as it is with SQLite, where there is one
 writer at a time. Deadlocks, and connections that the server closed, are repeated; verbs are
-idempotent, so a commit whose answer got lost may be asked for again.
+idempotent, so a commit whose answer got lost may be asked for again. Of the few that are not
+(`transactions.not_twice`) the database is asked whether they were carried out.
 
 A verb is a few dozen statements of 0.1 ms, so what is around them counts. BEGIN and the lock are one
 round trip, past SQLAlchemy, whose connections are therefore in autocommit mode. The pool gives out the
@@ -18,17 +19,20 @@ import contextlib
 import random
 import ssl
 from collections.abc import Callable
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import anyio
 import asyncpg
 from anyio.lowlevel import RunVar
+from sqlalchemy import func, select
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from asyncart.errors import AsyncartError, Denied, Full, Invalid, Unavailable
+
+from .transactions import NUMBER
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,6 +62,16 @@ _REPEATABLE = {"40001", "40P01", "55P03"}  # serialization failure, deadlock, lo
 _DISK_FULL = "53100"
 _DOWN = ("08", "53", "57P")  # connection, resources, shut down or starting
 _CLOSED = "55000"  # such as a database that takes no connections: as its administrator wants it
+
+
+class _Unanswered(Exception):
+    """What the COMMIT of that transaction has become is not known; if it was done, this is its result."""
+
+    def __init__(self, number: int, result: Any, error: Exception) -> None:
+        super().__init__(number)
+        self.number = number
+        self.result = result
+        self.error = error
 
 
 class PostgresDatabase:
@@ -102,21 +116,45 @@ class PostgresDatabase:
                 return await self._transaction(begin, work)
             except AsyncartError:
                 raise  # ours already, and final: Unavailable is an OSError, too
-            except _ERRORS as error:
-                if attempt == ATTEMPTS or not _is_passing(error):
-                    self._raise(error)
-            await anyio.sleep(random.uniform(0, 0.05 * 2**attempt))
+            except _Unanswered as unanswered:
+                if await self._was_committed(unanswered.number):
+                    return cast("T", unanswered.result)
+                error = unanswered.error
+            except _ERRORS as caught:
+                error = caught
+            if attempt == ATTEMPTS or not _is_passing(error):
+                self._raise(error)
+            await _pause(attempt)
         raise AssertionError("the last attempt returns or raises")
+
+    async def _was_committed(self, number: int) -> bool:
+        """Of a transaction whose connection is gone, or that the server has refused."""
+        status = select(func.txid_status(number))
+        for attempt in range(1, ATTEMPTS + 1):
+            found = await self._repeat(_READ, lambda conn: conn.execute(status).scalar_one())
+            if found != "in progress":
+                return bool(found == "committed")
+            await _pause(attempt)  # the server has yet to notice that nobody is there any more
+        raise Unavailable(
+            f"{self.name}: the connection was lost, and it is not known whether this was done; "
+            f"look at what is there, and repeat later"
+        )
 
     async def _transaction(self, begin: str, work: Callable[[Connection], T]) -> T:
         conn = await self._engine().connect()
         try:
             driver = (await conn.get_raw_connection()).driver_connection
             assert driver is not None
+            conn.info.pop(NUMBER, None)
             try:
                 await driver.execute(begin)
                 result = await conn.run_sync(work)
-                await driver.execute("COMMIT")
+                try:
+                    await driver.execute("COMMIT")
+                except _ERRORS as error:
+                    if NUMBER in conn.info:
+                        raise _Unanswered(conn.info[NUMBER], result, error) from error
+                    raise
             except Exception:
                 await _roll_back(conn, driver)
                 raise
@@ -170,6 +208,10 @@ class PostgresDatabase:
                 f"{self.name}: the database does not answer ({why}); is it up? Repeat later"
             ) from error
         raise error  # a mistake of ours: let it be seen
+
+
+async def _pause(attempt: int) -> None:
+    await anyio.sleep(random.uniform(0, 0.05 * 2**attempt))
 
 
 async def _roll_back(conn: AsyncConnection, driver: Any) -> None:

@@ -10,10 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from sqlalchemy import func, select
 from sqlalchemy.engine import Connection
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+NUMBER = "asyncart.transaction"  # in `Connection.info`: which one it is, if that matters
+
+
+def not_twice(conn: Connection) -> None:
+    """Said by a verb of which a second time is something else, in a transaction that writes.
+
+    If the answer to its COMMIT gets lost, the database is asked what became of it, before anything is done
+    again. That takes a round trip more. (A file loses no answers.)
+    """
+    if conn.dialect.name == "postgresql":
+        conn.info[NUMBER] = conn.execute(select(func.txid_current())).scalar_one()
 
 
 class Database(Protocol):

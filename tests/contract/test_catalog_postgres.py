@@ -6,6 +6,7 @@ import shutil
 
 import anyio
 import anyio.lowlevel
+import asyncpg
 import pytest
 from catalog_kinds import BIKES, Writer
 from services import PostgresServer
@@ -15,7 +16,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from asyncart.catalog import facts, open_catalog, schema, upgrade
 from asyncart.catalog import postgres as postgres_module
 from asyncart.catalog.postgres import PostgresDatabase
-from asyncart.errors import Full, Invalid, Unavailable
+from asyncart.catalog.protocol import Retention
+from asyncart.errors import Full, Invalid, NotFound, Unavailable
 
 
 def layout(conn) -> dict[str, object]:
@@ -125,6 +127,53 @@ async def test_connections_that_the_server_closed_are_replaced(
         assert (await writer.log(f"{number}")).version.number == number
     assert (await catalog.resolve(BIKES, "latest")).number == 2
     await catalog.aclose()
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+@pytest.mark.parametrize("whole", [True, False], ids=["collection", "pruned"])
+async def test_a_deletion_whose_commit_is_not_answered(postgres_url, monkeypatch, whole, is_done):
+    """Carried out once, whether the connection broke before the COMMIT arrived or after; and said so."""
+    catalog = await open_catalog(postgres_url)
+    writer = await Writer.begin(catalog)
+    for number in range(3):
+        await writer.log(f"{number}")
+    execute, commits = asyncpg.Connection.execute, []
+
+    async def unanswered(self, query, *args, **more):
+        if query != "COMMIT" or commits.append(query) or len(commits) > 1:
+            return await execute(self, query, *args, **more)
+        if is_done:
+            await execute(self, query, *args, **more)
+        self.terminate()
+        raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle")
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", unanswered)
+    if whole:
+        gone = await catalog.delete_collection(BIKES)
+        assert [version.number for version in gone] == [2, 1, 0]
+        with pytest.raises(NotFound):
+            await catalog.list_versions(BIKES)
+    else:
+        gone = await catalog.prune_versions(BIKES, Retention(keep_last=1))
+        assert [version.number for version in gone] == [1, 0]
+        assert [version.number for version in await catalog.list_versions(BIKES)] == [2]
+    await catalog.aclose()
+
+
+async def test_a_transaction_that_the_server_still_holds(postgres_url, monkeypatch):
+    """Whether it will be carried out is asked for a while, and then nobody knows; behind it, it is known."""
+    monkeypatch.setattr(postgres_module, "ATTEMPTS", 2)
+    database = PostgresDatabase(postgres_url)
+    engine = create_async_engine(postgres_url.replace("postgresql", "postgresql+asyncpg"))
+    for is_done in (True, False):
+        async with engine.connect() as conn:
+            number = (await conn.execute(text("SELECT txid_current()"))).scalar_one()
+            with pytest.raises(Unavailable, match="not known whether this was done"):
+                await database._was_committed(number)
+            await (conn.commit() if is_done else conn.rollback())
+        assert await database._was_committed(number) is is_done
+    await engine.dispose()
+    await database.aclose()
 
 
 @pytest.mark.parametrize(
