@@ -20,6 +20,16 @@ KINDS = os.environ.get("ASYNCART_FAULT_STORES", "local,parts").split(",")
 PART_BYTES = 4096
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _thawed() -> Iterator[None]:
+    """What the tests of a module froze and then lost is found at the end of it (a walk through everything
+    takes 0.2 s: too long for every test)."""
+    yield
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     with memory_folder(tmp_path) as made:
@@ -72,5 +82,4 @@ def _place(
     gc.collect()
     gc.freeze()  # collections while the test runs look at what it made, and at nothing else
     yield made
-    gc.unfreeze()
     gc.collect()  # what a test lost on the way reports it now, not in the next test
