@@ -305,21 +305,6 @@ def encode_index(blocks: Sequence[BlockInfo]) -> bytes:
 # --- reading ---------------------------------------------------------------------------------------
 
 
-def locate(object_id: str, size: int, tail: bytes) -> tuple[int, int]:
-    """(offset, bytes) of the footer, from the object's last `TRAILER_BYTES` bytes.
-
-    For rebuilding without a catalog. Nothing proves the trailer itself: hash the footer, make a
-    `ManifestLocation` of it, and let `Footer.decode` find out whether it makes sense.
-    """
-    if len(tail) != TRAILER_BYTES or not tail.endswith(MAGIC):
-        raise Corrupt(f"object {object_id} does not end like a manifest")
-    _, frame_bytes, _ = _TRAILER.unpack(tail)
-    footer_bytes = frame_bytes + TRAILER_BYTES
-    if size < footer_bytes:
-        raise Corrupt(f"manifest {object_id} is shorter than its footer")
-    return size - footer_bytes, footer_bytes
-
-
 class Footer:
     """The index of a manifest: which block to read for a path or a prefix."""
 
