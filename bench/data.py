@@ -8,7 +8,6 @@ remembered.
 
 from __future__ import annotations
 
-import filecmp
 import os
 import random
 import shutil
@@ -121,38 +120,36 @@ def size_bytes(root: Path) -> int:
     return sum(path.lstat().st_size for path in files(root)) if root.exists() else 0
 
 
-def difference(left: Path, right: Path, *, compare_content: bool) -> str | None:
-    """The first difference between two trees of regular files, in words; None if there is none."""
-    names = {path.relative_to(left) for path in files(left)}
-    others = {path.relative_to(right) for path in files(right)}
-    if names != others:
-        return f"{len(names ^ others)} paths are in one only, such as {min(names ^ others)}"
-    for name in sorted(names):
-        same = (
-            filecmp.cmp(left / name, right / name, shallow=False)
-            if compare_content
-            else (left / name).stat().st_size == (right / name).stat().st_size
-        )
-        if not same:
-            return f"{name} differs"
-    return None
-
-
 Contents = dict[Path, tuple[int, bytes]]
 
 
-def contents(root: Path) -> Contents:
-    """Size and digest of every file, by its path in the folder."""
+def contents(root: Path, *, read: bool = True) -> Contents:
+    """Size and digest of every file, by its path in the folder; of files that are not read, only the size."""
     return {
-        path.relative_to(root): (path.stat().st_size, blake3().update_mmap(path).digest())
+        path.relative_to(root): (
+            path.stat().st_size,
+            blake3().update_mmap(path).digest() if read else b"",
+        )
         for path in files(root)
     }
+
+
+def difference(left: Path | Contents, right: Path, *, compare_content: bool) -> str | None:
+    """The first difference between two trees of regular files, in words; None if there is none.
+
+    The left one may be gone, if its contents were taken before that (and read, if they are compared).
+    """
+    known = left if isinstance(left, dict) else contents(left, read=compare_content)
+    found = contents(right, read=compare_content)
+    if names := known.keys() ^ found.keys():
+        return f"{len(names)} paths are in one only, such as {min(names)}"
+    return next((f"{name} differs" for name in sorted(known) if known[name] != found[name]), None)
 
 
 class WrongCopy(CommandFailed):
     """What was fetched is not what was stored."""
 
 
-def require_same(source: Path, fetched: Path, *, compare_content: bool) -> None:
+def require_same(source: Path | Contents, fetched: Path, *, compare_content: bool) -> None:
     if found := difference(source, fetched, compare_content=compare_content):
-        raise WrongCopy(f"{fetched} is not {source}: {found}")
+        raise WrongCopy(f"{fetched} is not what was stored: {found}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.bucket import BUCKET, S3Server
 from bench.case import OURS, Plan
-from bench.data import Contents, WrongCopy, contents, require_same
+from bench.data import Contents, contents, require_same
 from bench.measure import Measurement, run
 from bench.ours import Asyncart
 from bench.peers import Peer, S3Peer
@@ -66,11 +66,10 @@ class Corner:
         remove(self.source)
 
     def _check(self, fetched: Path) -> None:
-        is_ours = self.peer is None
-        if self._stored is None:
-            require_same(self.source, fetched, compare_content=is_ours)
-        elif contents(fetched) != self._stored:
-            raise WrongCopy(f"{fetched} is not what was stored")
+        if self._stored is not None:
+            require_same(self._stored, fetched, compare_content=True)
+        else:
+            require_same(self.source, fetched, compare_content=self.peer is None)
 
     def forget_fetched(self) -> None:
         """The target and the cache are empty again."""
