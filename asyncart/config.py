@@ -99,6 +99,9 @@ LOGIN = "asyncart login"  # the source of a server that nothing else named
 SECRETS = ("api_key",)  # never shown
 PATHS = ("home", "objects", "catalog")
 POSITIVE = ("memory_bytes", "stall_timeout_s")
+_HALF_A_URL = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)"
+)  # two letters: one is a drive of Windows
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -201,6 +204,8 @@ def _converted(key: str, value: Any, source: str) -> Any:
     except (msgspec.ValidationError, ValueError) as error:
         shown = "(secret)" if key in SECRETS else repr(value)
         raise Invalid(f"{key} = {shown} from {source}: {error}") from error
+    if key in PATHS and _HALF_A_URL.match(converted):
+        raise Invalid(f"{key} = {value!r} from {source}: a URL has two slashes, as in s3://bucket")
     if key in PATHS and "://" not in converted:
         # In a file, a path is relative to that file: it means the same from every folder below.
         base = os.path.dirname(source) if source.endswith(".toml") else ""

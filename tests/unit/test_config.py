@@ -131,6 +131,17 @@ def test_the_default_home_is_the_platforms_folder_for_data(tmp_path: Path) -> No
         assert config.load().home == str(tmp_path / "data" / "asyncart")
 
 
+@pytest.mark.parametrize("name", ["home", "objects", "catalog"])
+def test_half_a_url_is_no_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the objects of a mistyped bucket would lie in a folder called `s3:` beside the code."""
+    monkeypatch.setenv(f"ASYNCART_{name.upper()}", "s3:/bucket")
+    with pytest.raises(Invalid, match=f"{name} = 's3:/bucket' from environment: .*two slashes"):
+        config.load()
+    for path in ("C:/objects", "./s3:/bucket"):
+        monkeypatch.setenv(f"ASYNCART_{name.upper()}", path)
+        assert getattr(config.load(), name) == os.path.abspath(path)
+
+
 def test_paths_are_absolute_and_know_the_users_folder(here: Path, tmp_path: Path) -> None:
     settings = config.load(home="rel/home", objects="~/objects", catalog="../catalog.sqlite")
     assert settings.home == str(here / "rel" / "home")
