@@ -276,14 +276,21 @@ async def _corner(store: Store) -> AsyncIterator[str]:
     corner = f"bench/{os.urandom(8).hex()}/"
     path = store.local_path(corner + "x")
     kept = "" if path is None else await run_blocking(nearest_folder, path)
-    try:
-        yield corner
-    finally:
+
+    async def clean_up() -> None:
         with anyio.move_on_after(CLEANUP_S, shield=True):
             while keys := [item.key for item in (await store.list_page(corner)).objects]:
                 await store.delete(keys)
             if path is not None:
                 await run_blocking(remove_empty_folders, os.path.dirname(path), kept)
+
+    try:
+        yield corner
+    except BaseException:
+        with contextlib.suppress(AsyncartError):  # what went wrong first is to be told
+            await clean_up()
+        raise
+    await clean_up()
 
 
 class _Clock:

@@ -164,7 +164,7 @@ def test_doctor_says_what_is_wrong_with_a_url(shell: Shell) -> None:
 
 
 def test_doctor_says_what_is_wrong_with_a_folder(shell: Shell) -> None:
-    """And `put` says the same: it is about the folder, not about an object that nobody asked for."""
+    """And `put` and `bench` say the same: it is about the folder, not about an object that nobody asked for."""
     shell.write("data/a.txt", "one")
     (shell.folder / "taken").write_text("not a folder")
     (shell.folder / "link").symlink_to("nowhere")
@@ -178,6 +178,11 @@ def test_doctor_says_what_is_wrong_with_a_folder(shell: Shell) -> None:
         [line] = done.stderr.splitlines()
         assert (done.returncode, line.startswith(f"asyncart: Unavailable: {said}")) == (6, True)
         shutil.rmtree(shell.home)
+        done = shell.run("bench", store, "--size", "1M", "--files", "1")
+        assert (done.returncode, done.stderr.startswith(f"asyncart: Unavailable: {said}")) == (
+            6,
+            True,
+        )
 
 
 # --- doctor: a bucket ---
