@@ -122,6 +122,10 @@ class Target:
                     raise NotADirectoryError(errno.ENOTDIR, "not a directory", root)
                 top = _Directory("", None, os.path.join(resolved, ""), False)
         except OSError as error:
+            if create and isinstance(error, FileNotFoundError):
+                raise Unavailable(
+                    f"{self.root}: cannot be made: {error.strerror}: download into another folder"
+                ) from error
             raise self._failure("", error) from error
         self._directories[""] = top  # never evicted
 

@@ -164,6 +164,17 @@ def test_a_root_that_shall_not_be_made_must_be_there(root: Path) -> None:
     assert not root.exists()
 
 
+def test_a_root_that_cannot_be_made_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As below /proc: that there is no such folder is no news then."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(Unavailable, match="root: cannot be made: No such file"):
+        Target(str(root))
+
+
 def test_a_root_that_is_a_file_is_refused(root: Path) -> None:
     root.write_bytes(b"")
     for path in (root, root / "x"):
