@@ -268,10 +268,10 @@ def _no_collection(conn: Connection, collection: CollectionName) -> NotFound:
         .limit(9)
     )
     names = list(conn.execute(query).scalars())
-    there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    there = f"it has: {listed}" if names else "it has none"
     return NotFound(
-        f"{collection.entity}/{collection.project} has no artifact '{collection.name}'; "
-        f"it has: {there}"
+        f"{collection.entity}/{collection.project} has no artifact '{collection.name}'; {there}"
     )
 
 

@@ -165,14 +165,6 @@ def resolve(
     return resource
 
 
-def resolve_again(
-    conn: Connection, principal: Principal, policy: Policy, request: wire.UpdateVersion
-) -> Resource:
-    """`resolve`, in the transaction that changes the version: which aliases it has cannot change any more."""
-    ownership.lock_collection_of(conn, request.version_id)
-    return resolve(conn, principal, policy, request)
-
-
 def _check_role(resource: Resource, least: Role) -> None:
     if resource.role is None or not resource.role.covers(least):
         where = "/".join(filter(None, (resource.entity, resource.project)))
@@ -247,8 +239,7 @@ def _no_project(entity: str, project: str) -> NotFound:
 def _collection(question: _Question) -> Resource:
     request = question.request
     error = NotFound(  # what the catalog says of an empty project
-        f"{request.entity}/{request.project} has no artifact '{request.collection}'; "
-        f"it has: nothing"
+        f"{request.entity}/{request.project} has no artifact '{request.collection}'; it has none"
     )
     return _in_project(question, request.entity, request.project, error)
 
@@ -485,12 +476,9 @@ def _update_rule(question: _Question, resource: Resource) -> None:
     if request.ttl_s is not None and request.ttl_s is not msgspec.UNSET:
         check_scope(question.principal, Scope.DELETE)
         _check_role(resource, Role.MAINTAINER)
-    if isinstance(request.aliases, msgspec.UnsetType):
-        return
     place = ownership.of_version(question.conn, request.version_id)
     assert place is not None  # it was resolved in this transaction
-    held = ownership.aliases_of(question.conn, request.version_id)
-    changed = (set(request.aliases) ^ held) - {LATEST}
+    changed = {*request.add_aliases, *request.remove_aliases} - {LATEST}
     _check_aliases(question, resource, place.collection, changed)
 
 
