@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 from services import (
@@ -35,6 +37,18 @@ __all__ = [
 # containers forbid it) compiles the package anew: 0.2 of 0.55 s of an `asyncart ls`.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """The command line, run in the test's own process, sets up the package's logger for a process that
+    ends with it: the next test would read nothing in `caplog`."""
+    logger = logging.getLogger("asyncart")
+    level, handlers, propagates = logger.level, logger.handlers[:], logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+    logger.propagate = propagates
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
