@@ -331,7 +331,8 @@ class Collections(Answer, frozen=True, kw_only=True):
 
 
 class UpdateVersion(Request, frozen=True, kw_only=True):
-    """What is not given stays. `aliases` is the whole new set (`latest` stays where it is).
+    """What is not given stays. Aliases that are added move here; those that are removed are given up if they
+    point here. `latest` stays where it is.
 
     A time to live (`ttl_s`) needs the rights that deleting needs; null, for ever, does not.
     """
@@ -339,7 +340,8 @@ class UpdateVersion(Request, frozen=True, kw_only=True):
     version_id: str
     description: str | msgspec.UnsetType | None = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
-    aliases: list[str] | msgspec.UnsetType = msgspec.UNSET
+    add_aliases: list[str] = []
+    remove_aliases: list[str] = []
     tags: list[str] | msgspec.UnsetType = msgspec.UNSET
     ttl_s: float | msgspec.UnsetType | None = msgspec.UNSET
 

@@ -367,9 +367,12 @@ class Artifact:
         metadata = names.normalise_metadata(self._metadata)
         if metadata != info.metadata:
             changes["metadata"] = metadata
-        aliases = tuple(names.check_alias(alias) for alias in self._aliases)
-        if set(aliases) != set(info.aliases):
-            changes["aliases"] = aliases
+        aliases, seen = {names.check_alias(alias) for alias in self._aliases}, {*info.aliases}
+        if aliases != seen:  # what others have added or removed since then stays so
+            changes |= {
+                "add_aliases": sorted(aliases - seen),
+                "remove_aliases": sorted(seen - aliases),
+            }
         tags = tuple(names.check_tag(tag) for tag in self._tags)
         if set(tags) != set(info.tags):
             changes["tags"] = tags

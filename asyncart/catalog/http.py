@@ -284,7 +284,8 @@ class HttpCatalog:
         *,
         description: str | msgspec.UnsetType | None = msgspec.UNSET,
         metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET,
-        aliases: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
+        add_aliases: Sequence[str] = (),
+        remove_aliases: Sequence[str] = (),
         tags: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
         ttl_s: float | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> VersionInfo:
@@ -292,7 +293,8 @@ class HttpCatalog:
             version_id=version_id,
             description=description,
             metadata=metadata,
-            aliases=aliases if isinstance(aliases, msgspec.UnsetType) else list(aliases),
+            add_aliases=list(add_aliases),
+            remove_aliases=list(remove_aliases),
             tags=tags if isinstance(tags, msgspec.UnsetType) else list(tags),
             ttl_s=ttl_s,
         )

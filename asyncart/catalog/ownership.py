@@ -14,7 +14,6 @@ from sqlalchemy.engine import Connection
 
 from . import bulk
 from .tables import (
-    aliases,
     api_keys,
     collections,
     drafts,
@@ -63,11 +62,6 @@ _OF_VERSION = (
     .join(versions, versions.c.collection_id == collections.c.id)
     .where(versions.c.public_id == bindparam("id"))
 )
-_ALIASES_OF = (
-    select(aliases.c.alias)
-    .join(versions, versions.c.id == aliases.c.version_id)
-    .where(versions.c.public_id == bindparam("id"))
-)
 _OF_SESSION = (
     select(sessions.c.principal, entities.c.name, sessions.c.project, sessions.c.is_over)
     .join(entities, entities.c.id == sessions.c.entity_id)
@@ -84,20 +78,6 @@ def of_version(conn: Connection, version_id: str) -> VersionPlace | None:
     """Also of a deleted version: runs keep their history."""
     row = conn.execute(_OF_VERSION, {"id": version_id}).first()
     return None if row is None else VersionPlace(*row)
-
-
-def lock_collection_of(conn: Connection, version_id: str) -> None:
-    """Nobody else changes its versions and aliases until the transaction ends."""
-    conn.execute(
-        select(collections.c.id)
-        .join(versions, versions.c.collection_id == collections.c.id)
-        .where(versions.c.public_id == version_id)
-        .with_for_update(of=collections)
-    )
-
-
-def aliases_of(conn: Connection, version_id: str) -> frozenset[str]:
-    return frozenset(conn.execute(_ALIASES_OF, {"id": version_id}).scalars())
 
 
 def of_draft(conn: Connection, draft_id: str) -> tuple[str, str, str] | None:

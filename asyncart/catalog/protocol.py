@@ -248,12 +248,13 @@ class Catalog(Protocol):
         *,
         description: str | msgspec.UnsetType | None = msgspec.UNSET,
         metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET,
-        aliases: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
+        add_aliases: Sequence[str] = (),
+        remove_aliases: Sequence[str] = (),
         tags: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
         ttl_s: float | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> VersionInfo:
-        """`aliases` is the whole new set: those that are new move here, those left out are given up
-        (if they still point here); `latest` stays where it is."""
+        """What is not given stays. Aliases that are added move here, those that are removed are given up if
+        they still point here (one that is both is added); `latest` stays where it is."""
 
     async def set_alias(
         self,

@@ -148,7 +148,8 @@ class SqlCatalog:
         *,
         description: str | msgspec.UnsetType | None = msgspec.UNSET,
         metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET,
-        aliases: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
+        add_aliases: Sequence[str] = (),
+        remove_aliases: Sequence[str] = (),
         tags: Sequence[str] | msgspec.UnsetType = msgspec.UNSET,
         ttl_s: float | msgspec.UnsetType | None = msgspec.UNSET,
     ) -> VersionInfo:
@@ -157,7 +158,8 @@ class SqlCatalog:
             version_id,
             description=description,
             metadata=metadata,
-            aliases=aliases,
+            add_aliases=add_aliases,
+            remove_aliases=remove_aliases,
             tags=tags,
             ttl_s=ttl_s,
         )

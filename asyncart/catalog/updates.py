@@ -30,7 +30,8 @@ def update_version(
     *,
     description: str | msgspec.UnsetType | None,
     metadata: dict[str, Any] | msgspec.UnsetType,
-    aliases: Sequence[str] | msgspec.UnsetType,
+    add_aliases: Sequence[str],
+    remove_aliases: Sequence[str],
     tags: Sequence[str] | msgspec.UnsetType,
     ttl_s: float | msgspec.UnsetType | None,
 ) -> VersionInfo:
@@ -44,8 +45,7 @@ def update_version(
         changes["tags"] = json.dumps(list(dict.fromkeys(tags)))
     if ttl_s is not msgspec.UNSET:
         changes["ttl_s"] = ttl_s
-    if aliases is not msgspec.UNSET:
-        _set_aliases(conn, row, {*aliases} - {LATEST})
+    _change_aliases(conn, row, {*add_aliases} - {LATEST}, {*remove_aliases} - {LATEST})
     now = clock.now(conn)
     conn.execute(
         update(versions_table)
@@ -55,11 +55,14 @@ def update_version(
     return versions.info_of(conn, row.id)
 
 
-def _set_aliases(conn: Connection, row: Row[Any], wanted: set[str]) -> None:
-    present = set(versions.aliases_of(conn, row.id)) - {LATEST}
-    for alias in sorted(wanted - present):
+def _change_aliases(conn: Connection, row: Row[Any], added: set[str], removed: set[str]) -> None:
+    """What nobody names here stays: others may have moved it here meanwhile, or away."""
+    if not (added or removed):
+        return
+    present = set(versions.aliases_of(conn, row.id))
+    for alias in sorted(added - present):
         point(conn, row.collection_id, alias, row.id)
-    for alias in sorted(present - wanted):
+    for alias in sorted((removed - added) & present):
         _unpoint(conn, row.collection_id, alias)
 
 

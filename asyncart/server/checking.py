@@ -229,6 +229,8 @@ _RULES: dict[str, Callable[[Any], object]] = {
     "digests": _digests,
     "object_ids": _each(hex_id, MAX_OBJECTS, "objects"),
     "aliases": _each(names.check_alias, MAX_LABELS, "aliases"),
+    "add_aliases": _each(names.check_alias, MAX_LABELS, "aliases"),
+    "remove_aliases": _each(names.check_alias, MAX_LABELS, "aliases"),
     "tags": _each(names.check_tag, MAX_LABELS, "tags"),
     "expected": _each(_numbered("the number of a version"), MAX_VERSIONS, "versions"),
     "etags": _each(_text("an ETag", 256), MAX_PARTS, "parts"),

@@ -16,7 +16,7 @@ from aiohttp import web
 from sqlalchemy.engine import Connection
 
 from ..model import RunInfo, VersionInfo
-from ..wire import Answer, Request, Route, UpdateVersion
+from ..wire import Answer, Request, Route
 from . import gate, joined
 from .context import Caller, ServerContext
 from .failures import KEY_ID
@@ -80,7 +80,7 @@ async def authorize(
     if context.accounts is None:
         return caller._replace(object_ids=frozenset(getattr(request, "object_ids", ())))
     from .absent import Absent
-    from .access import Access, check_scope, readable_objects, resolve, resolve_again
+    from .access import Access, check_scope, readable_objects, resolve
     from .policy import POLICIES
 
     def may_read(conn: Connection, object_ids: Collection[str]) -> Collection[str]:
@@ -96,10 +96,6 @@ async def authorize(
         found = await Access(context.database).check(principal, policy, request)
     except Absent as absent:
         return absent.answer
-    if isinstance(request, UpdateVersion):
-        # What it may depends on what is there: asked once more, behind the lock. (Not joined, because the
-        # audit log is to say where the version is.)
-        check = partial(resolve_again, principal=principal, policy=policy, request=request)
     return caller._replace(
         object_ids=found.object_ids,
         projects=found.projects,

@@ -94,7 +94,8 @@ async def test_changing_and_deleting(catalog, scans):
     pack = await writer.store("a", "b", "c")
     version = (await writer.log("a", "b", "c", objects=[pack])).version
     kept = (await writer.log("a", objects=[pack])).version
-    await catalog.update_version(version.id, aliases=["x"], description="d", ttl_s=None)
+    await catalog.update_version(version.id, add_aliases=["x"], description="d", ttl_s=None)
+    await catalog.update_version(version.id, add_aliases=["z"], remove_aliases=["x"])
     await catalog.set_alias(version.id, "y")
     await catalog.remove_alias(BIKES, "y")
     await catalog.delete_version(version.id, delete_aliases=True)
@@ -131,7 +132,6 @@ async def test_what_a_server_asks(catalog, scans):
         (ownership.entities_of, [pack]),
         (ownership.of_run, "r"),
         (ownership.of_version, version.id),
-        (ownership.aliases_of, version.id),
         (ownership.of_draft, "d"),
         (ownership.of_session, writer.session_id),
         (ownership.of_key, "k"),

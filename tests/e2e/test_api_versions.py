@@ -477,6 +477,23 @@ async def test_save_of_bad_values_is_a_value_error_and_stores_nothing(face: Any)
             await got(artifact.save())
 
 
+async def test_two_who_save_aliases_keep_those_of_each_other(face: Any) -> None:
+    """Each saves what it changed itself: what the other one has added, removed or moved meanwhile stays so."""
+    async with entered(face.init("p")) as run:
+        logged = await log(face, run, "x", aliases=["old", "moved"])
+        one, other = [await got(run.use_artifact("data:v0")) for _ in range(2)]
+        one.aliases.append("mine")
+        other.aliases.append("theirs")
+        other.aliases.remove("old")
+        await got(other.save())
+        newer = await log(face, run, "y", aliases=["moved"])
+        await got(one.save())
+        assert sorted(one.aliases) == ["mine", "theirs"]
+        assert sorted((await got(run.use_artifact("data:v0"))).aliases) == ["mine", "theirs"]
+        assert sorted((await got(run.use_artifact("data:moved"))).aliases) == ["latest", "moved"]
+        assert (newer.version, logged.version) == ("v1", "v0")
+
+
 async def test_latest_stays_where_it_is_whatever_is_saved(face: Any) -> None:
     async with entered(face.init("p")) as run:
         old = await log(face, run, "old")

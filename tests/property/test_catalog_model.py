@@ -164,20 +164,22 @@ class CatalogMachine(RuleBasedStateMachine):
             model.aliases[alias] = number
 
     @precondition(lambda self: self.ids)
-    @rule(data=st.data(), aliases=st.sets(ALIASES, max_size=3))
-    def replace_aliases(self, data, aliases) -> None:
+    @rule(data=st.data(), added=st.sets(ALIASES, max_size=3), removed=st.sets(ALIASES, max_size=3))
+    def change_aliases(self, data, added, removed) -> None:
         name, number = data.draw(st.sampled_from(sorted(self.ids, key=str)))
         model = self.models[name]
-        call = self.catalog.update_version(self.ids[name, number], aliases=sorted(aliases))
+        call = self.catalog.update_version(
+            self.ids[name, number], add_aliases=sorted(added), remove_aliases=sorted(removed)
+        )
         if number not in model.live:
             with pytest.raises(NotFound):
                 self.call(call)
             return
         self.call(call)
         for alias in model.pointing(number):
-            if alias != "latest" and alias not in aliases:
+            if alias != "latest" and alias in removed:
                 del model.aliases[alias]
-        model.aliases |= dict.fromkeys(aliases, number)
+        model.aliases |= dict.fromkeys(added, number)
 
     @rule(name=NAMES, alias=ALIASES)
     def remove_alias(self, name, alias) -> None:

@@ -331,9 +331,14 @@ async def moves(scene: Scene) -> list[tuple[str, wire.Request]]:
     return [
         ("set_alias", wire.SetAlias(version_id=place.version_id, alias="stable")),
         ("remove_alias", wire.RemoveAlias(**name, alias="stable")),
-        ("update_version", wire.UpdateVersion(version_id=place.version_id, aliases=[])),
+        ("update_version", _updated(place, remove_aliases=["stable"])),
         ("commit_version", commit(place, session_id, aliases=["stable"])),
+        ("update_version", _updated(place, add_aliases=["stable"])),
     ]
+
+
+def _updated(place: Place, **changes: Any) -> wire.UpdateVersion:
+    return wire.UpdateVersion(version_id=place.version_id, **changes)
 
 
 @pytest.mark.parametrize("pattern", ["stable", "st*", "*", "stabl?"])
@@ -351,7 +356,7 @@ async def test_a_protected_alias_is_moved_by_maintainers_only(scene, pattern, co
 
 
 async def test_what_leaves_a_protected_alias_alone_is_allowed(scene) -> None:
-    """Other aliases, `latest`, the same set of aliases again, other artifacts and other projects."""
+    """Other aliases, `latest`, other artifacts and other projects."""
     await protected(scene, "st*", "another")
     for name, request in await moves(scene):
         await scene.call("writer", name, request)
@@ -363,8 +368,11 @@ async def test_what_leaves_a_protected_alias_alone_is_allowed(scene) -> None:
     await protected(scene, "st*")
     place = scene.at("team/proj")
     session_id = await scene.session("writer", "team/proj")
-    update = wire.UpdateVersion(version_id=place.version_id, aliases=["stable", "mine", "latest"])
+    update = _updated(place, add_aliases=["mine", "latest"], remove_aliases=["other", "latest"])
     await scene.call("writer", "update_version", update)
+    ask = wire.GetVersion(version_id=place.version_id)
+    held = (await scene.call("viewer", "get_version", ask)).version.aliases
+    assert held == ("latest", "mine", "stable")
     await scene.call("writer", "commit_version", commit(place, session_id, aliases=["mine"]))
     await scene.call(
         "writer",
@@ -378,15 +386,13 @@ async def test_what_leaves_a_protected_alias_alone_is_allowed(scene) -> None:
     await scene.call("writer", *(await moves(scene))[1])
 
 
-async def test_an_alias_that_comes_meanwhile_is_protected_too(
+async def test_an_alias_that_comes_meanwhile_stays(
     scene, copied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A writer who gives up all aliases, of which there are none yet, gives up none that a maintainer moves
-    here between the question and the change."""
+    """A writer who gives up all aliases that there were gives up none that a maintainer moves here between
+    the question and the change."""
     await protected(scene, "prod")
     place = scene.at("team/proj")
-    remove = wire.RemoveAlias(entity="team", project="proj", collection=COLLECTION, alias="stable")
-    await scene.call("maintainer", "remove_alias", remove)
     catalog, beside = scene.talk.context.catalog, await open_catalog(copied[0])
     update_version = catalog.update_version
 
@@ -394,20 +400,23 @@ async def test_an_alias_that_comes_meanwhile_is_protected_too(
         await beside.set_alias(version_id, "prod")
         return await update_version(version_id, **changes)
 
-    nothing = wire.UpdateVersion(version_id=place.version_id, aliases=[])
     with monkeypatch.context() as patched:
         patched.setattr(catalog, "update_version", late)
-        with pytest.raises(Denied, match="prod is a protected alias"):
-            await scene.call("writer", "update_version", nothing)
+        await scene.call("writer", "update_version", _updated(place, remove_aliases=["stable"]))
     ask = wire.GetVersion(version_id=place.version_id)
-    assert "prod" in (await scene.call("viewer", "get_version", ask)).version.aliases
+    held = (await scene.call("viewer", "get_version", ask)).version.aliases
+    assert held == ("latest", "prod")
     await beside.aclose()
-    await scene.call("maintainer", "update_version", nothing)
+    all_of_them = _updated(place, remove_aliases=["stable", "prod"])
+    with pytest.raises(Denied, match="prod is a protected alias"):
+        await scene.call("writer", "update_version", all_of_them)
+    await scene.call("maintainer", "update_version", all_of_them)
     entries = (await scene.call("server admin", "list_audit", wire.ListAudit())).entries
     changed = [each for each in entries if each.action == "update_version"]
-    assert [(each.user, each.entity, each.subject) for each in changed] == [
-        ("max", "team", f"{COLLECTION}:v0")
-    ]
+    assert {(each.user, each.entity, each.subject) for each in changed} == {
+        (user, "team", f"{COLLECTION}:v0") for user in ("max", "wil")
+    }
+    assert len(changed) == 2
 
 
 async def test_latest_cannot_be_protected(scene) -> None:
@@ -437,11 +446,11 @@ async def test_moving_aliases_needs_the_scope(scene) -> None:
     )
     await call("commit_version", commit(place, session_id))
     await call("update_version", wire.UpdateVersion(version_id=place.version_id, description="x"))
-    same = wire.UpdateVersion(version_id=place.version_id, aliases=["stable"])
-    await call("update_version", same)
+    await call("update_version", _updated(place, add_aliases=["latest"], remove_aliases=["latest"]))
     for name, request in (
         ("commit_version", commit(place, session_id, aliases=["mine"])),
-        ("update_version", wire.UpdateVersion(version_id=place.version_id, aliases=["mine"])),
+        ("update_version", _updated(place, add_aliases=["mine"])),
+        ("update_version", _updated(place, remove_aliases=["stable"])),
         ("set_alias", wire.SetAlias(version_id=place.version_id, alias="mine")),
     ):
         with pytest.raises(Denied, match="scope 'alias'"):
@@ -461,7 +470,7 @@ async def test_a_time_to_live_needs_what_deleting_needs(scene, ttl_s) -> None:
     """Whatever else the request changes, and whoever may do that; to let it live for ever does not."""
     place = scene.at("team/proj")
     limit = wire.UpdateVersion(version_id=place.version_id, ttl_s=ttl_s)
-    mixed = msgspec.structs.replace(limit, description="mine", aliases=["stable", "more"])
+    mixed = msgspec.structs.replace(limit, description="mine", add_aliases=["stable", "more"])
     for request in (limit, mixed):
         for kind in ("writer", "guest of one project"):
             with pytest.raises(Denied, match="'maintainer'"):
