@@ -459,7 +459,7 @@ async def test_a_missing_alias_says_what_there_is(catalog, writer):
 
 async def test_a_missing_collection_says_what_there_is(catalog, writer):
     other = CollectionName("me", "bikes", "other")
-    with pytest.raises(NotFound, match=r"me/bikes has no artifact 'other'; it has none$"):
+    with pytest.raises(NotFound, match=r"(?m)me/bikes has no artifact 'other'; it has none$"):
         await catalog.resolve(other, "latest")
     await writer.log("a")
     for call in (
