@@ -39,6 +39,18 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, for its `-n auto`
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One worker more than there are cores: a fifth of the tests' time is waiting for servers and stalls.
+
+    Measured on 2 cores, seconds with 2 -> 3 workers: catalogs and buckets 46 -> 38 and 24 -> 18, planes
+    and faults of S3 57 -> 51.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # then xdist takes what its user said
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
     """The command line, run in the test's own process, sets up the package's logger for a process that
