@@ -340,8 +340,8 @@ class UpdateVersion(Request, frozen=True, kw_only=True):
     version_id: str
     description: str | msgspec.UnsetType | None = msgspec.UNSET
     metadata: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
-    add_aliases: list[str] = []
-    remove_aliases: list[str] = []
+    add_aliases: list[str] | msgspec.UnsetType = msgspec.UNSET
+    remove_aliases: list[str] | msgspec.UnsetType = msgspec.UNSET
     tags: list[str] | msgspec.UnsetType = msgspec.UNSET
     ttl_s: float | msgspec.UnsetType | None = msgspec.UNSET
 

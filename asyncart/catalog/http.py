@@ -293,8 +293,8 @@ class HttpCatalog:
             version_id=version_id,
             description=description,
             metadata=metadata,
-            add_aliases=list(add_aliases),
-            remove_aliases=list(remove_aliases),
+            add_aliases=list(add_aliases) or msgspec.UNSET,
+            remove_aliases=list(remove_aliases) or msgspec.UNSET,
             tags=tags if isinstance(tags, msgspec.UnsetType) else list(tags),
             ttl_s=ttl_s,
         )

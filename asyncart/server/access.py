@@ -478,7 +478,7 @@ def _update_rule(question: _Question, resource: Resource) -> None:
         _check_role(resource, Role.MAINTAINER)
     place = ownership.of_version(question.conn, request.version_id)
     assert place is not None  # it was resolved in this transaction
-    changed = {*request.add_aliases, *request.remove_aliases} - {LATEST}
+    changed = {*(request.add_aliases or ()), *(request.remove_aliases or ())} - {LATEST}
     _check_aliases(question, resource, place.collection, changed)
 
 

@@ -113,8 +113,8 @@ async def update_version(caller: Caller, request: wire.UpdateVersion) -> wire.Ve
         request.version_id,
         description=request.description,
         metadata=request.metadata,
-        add_aliases=request.add_aliases,
-        remove_aliases=request.remove_aliases,
+        add_aliases=request.add_aliases or (),
+        remove_aliases=request.remove_aliases or (),
         tags=request.tags,
         ttl_s=request.ttl_s,
     )
