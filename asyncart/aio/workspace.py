@@ -147,9 +147,15 @@ class Workspace:
     async def session(self, entity: str) -> AsyncIterator[Ledger]:
         """A writer's lease on the catalog, renewed until the block ends."""
         catalog = await self.catalog()
-        first = None if self._is_store_known else partial(_claim_store, self.settings)
+        first = None if self._is_store_known else self._claim_store
         async with Ledger.open(catalog, entity, first) as ledger:
             yield ledger
+
+    async def _claim_store(self, catalog: Catalog) -> None:
+        """An object is stored: from now on the catalog's objects are there."""
+        if await _check_store(catalog, self.settings) is None:
+            await catalog.set_fact("store", self.settings.objects or DEFAULT_STORE)
+        self._is_store_known = True
 
     def crew(self, files: int) -> AbstractAsyncContextManager[Crew]:
         """Worker processes for a download of so many files; none where that is not worth it."""
@@ -256,12 +262,6 @@ async def _check_store(catalog: Catalog, settings: Settings) -> str | None:
             f"the objects of catalog {settings.catalog_url} are in {known}, not in {wanted}; {how_to_meet(known)}"
         )
     return known
-
-
-async def _claim_store(settings: Settings, catalog: Catalog) -> None:
-    """An object is stored: from now on the catalog's objects are there."""
-    if await _check_store(catalog, settings) is None:
-        await catalog.set_fact("store", settings.objects or DEFAULT_STORE)
 
 
 def how_to_meet(known: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 import asyncart.aio
 from asyncart import config
 from asyncart.aio.workspace import Workspace
+from asyncart.catalog.sql import SqlCatalog
 from asyncart.errors import Full, Invalid, Unavailable
 
 
@@ -100,3 +101,22 @@ async def test_of_two_first_stores_one_is_it(
                 await second.log_artifact("x", name)
         await first.log_artifact("x", "data")
         assert (await first.use_artifact("data:v1")).file_count == 1
+
+
+async def test_whose_store_it_is_is_asked_until_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    get_fact = SqlCatalog.get_fact
+
+    async def noted(catalog: SqlCatalog, key: str) -> str | None:
+        asked.append(key)
+        return await get_fact(catalog, key)
+
+    monkeypatch.setattr(SqlCatalog, "get_fact", noted)
+    monkeypatch.chdir(tmp_path)
+    async with asyncart.aio.init("p", home=tmp_path / "home") as run:
+        for content, times in (("x", 2), ("y", 2), ("z", 2)):  # opened, and the first object
+            (tmp_path / "x").write_text(content)
+            await run.log_artifact("x", "data")
+            assert asked.count("store") == times
