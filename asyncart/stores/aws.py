@@ -55,13 +55,8 @@ READ_S = 60.0  # completing a large multipart upload keeps some stores busy for 
 ATTEMPTS = 6  # of a control call, with botocore's back-off between them
 CONNECTIONS = 64  # for control calls, which are few
 DEFAULT_REGION = "us-east-1"
-SERVICES = (
-    "s3",
-    "sts",
-    "oidc",
-    "portal.sso",
-    "signin",
-)  # of AWS: buckets, and where credentials come from
+# Of AWS: buckets, and where credentials come from.
+SERVICES = ("s3", "sts", "oidc", "portal.sso", "signin")
 NOTABLE_SKEW_S = 30.0
 REPEATED = frozenset({408, 409, 425, 429})  # by us: botocore does it for 5xx, and for some codes
 SKEW = "asyncart_skew_s"  # under this name in the context of a botocore request
