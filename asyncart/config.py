@@ -22,7 +22,7 @@ from .origins import check_origin
 PROJECT_FILE = "asyncart.toml"
 CACHE_BYTES = 10 << 30
 # Of buffers; with what is imported and a tree of 100,000 files a process that talks to a bucket comes to 150 MB
-# more. 256 MiB made 403-435 MiB of it, 192 MiB makes 334-364, and nothing was slower: 100,000 files to SeaweedFS
+# more. 256 MiB made 403-435 MiB of it, 192 MiB makes 334-364. Times, two rounds each: 100,000 files to SeaweedFS
 # 7.3-7.4 s with 256 and 7.7-7.8 s with 192 MiB, back 7.0-8.3 and 6.5-8.6 s; 4 x 512 MiB 10.7-12.3 and 10.2-10.4 s,
 # back 4.5-9.2 and 4.1-8.5 s. It covers 50 ms of 30 Gbit/s.
 MEMORY_BYTES = 192 << 20
